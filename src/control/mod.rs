@@ -1,0 +1,1 @@
+//! The control plane: store, validate, compile, push; registry and status.

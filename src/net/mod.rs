@@ -1,0 +1,1 @@
+//! Sockets: listeners on the address asked for, connections with a bound.

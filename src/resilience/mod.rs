@@ -1,0 +1,1 @@
+//! Deadlines, retries and their budget, bulkheads, outlier detection. Pure.

@@ -1,0 +1,21 @@
+//! What users write: the generated messages of `proto/outrigger/v1`, one file per kind with its
+//! checks and defaults, YAML in and out, and the problems found on the way.
+
+/// The messages and services of `proto/outrigger/v1`, as generated.
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    clippy::nursery,
+    unreachable_pub,
+    unused_qualifications,
+    elided_lifetimes_in_paths,
+    missing_docs,
+    reason = "generated code"
+)]
+pub mod pb {
+    tonic::include_proto!("outrigger.v1");
+}
+
+/// The descriptors of every message of the API, for server reflection and for reading by name.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

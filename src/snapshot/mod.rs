@@ -1,0 +1,73 @@
+//! What the proxy runs on: immutable compiled types, and `compile` that makes them.
+//!
+//! A request loads one [`Snapshot`] once and sees nothing else. The types here hold no serde, no
+//! protobuf and no defaults to be filled in: what users wrote has become what is meant.
+
+mod destination;
+mod inbound;
+mod mesh;
+mod route;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use rustc_hash::FxHashMap;
+
+pub use destination::{
+    Balancing, Bulkhead, BulkheadScope, Destination, DestinationSettings, Endpoint,
+    EndpointAddress, OutlierDetection, Port, Protocol, RetryBudget, Transport,
+};
+pub use inbound::{
+    AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Inbound, InboundPort, MtlsMode,
+    Source, Target,
+};
+pub use mesh::{AccessLogMode, Mesh, Tracing};
+pub use route::{
+    Backend, GrpcMethodMatch, HeaderModifier, Matcher, PathMatch, Retry, RetryOn, RouteId,
+    RouteSettings, Rule, RuleMatch, TextMatch,
+};
+
+use crate::{resource::pb, units::ServiceName};
+
+/// The kind, namespace and name of a resource, as a map key and for messages.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceKey {
+    /// `Service`, `GRPCRoute` …
+    pub kind: &'static str,
+    /// Empty for `Mesh`.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// For whom a snapshot is compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The service beside the sidecar.
+    pub service: ServiceName,
+    /// Its labels, which selectors of services match.
+    pub labels: BTreeMap<String, String>,
+    /// The ports that its application serves (name or number in decimal → local port).
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// Everything that one request may depend on. Never changed once made.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Whose it is.
+    pub node: Node,
+    /// What holds for the whole mesh.
+    pub mesh: Mesh,
+    /// The mesh's namespaces: a name `orders.shop` is of the mesh when `shop` is among them.
+    pub namespaces: BTreeSet<String>,
+    /// Every service that the control plane answered for; `None`: it has no such service.
+    pub destinations: FxHashMap<ServiceName, Option<Arc<Destination>>>,
+    /// What the inbound listener does.
+    pub inbound: Inbound,
+    /// The newest revision that it holds.
+    pub revision: u64,
+    /// The form of each resource that it was made from: for a refused one its last good form.
+    pub good: BTreeMap<ResourceKey, Arc<pb::Resource>>,
+}

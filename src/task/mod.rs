@@ -1,0 +1,1 @@
+//! Tasks with a name that are watched and joined; drain and readiness guards.

@@ -1,0 +1,8 @@
+//! Metrics, access log, trace context and spans: what a request leaves behind.
+//!
+//! The proxy fills one [`Record`] per request and hands it over once, at the last byte or when the
+//! request is dropped. Metric, log line and span are all made from it, so they can not disagree.
+
+mod record;
+
+pub use record::{Attempt, Direction, Record, SpanContext};

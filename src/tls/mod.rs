@@ -1,0 +1,1 @@
+//! Mutual TLS between sidecars: verification of SPIFFE identities in both roles.
