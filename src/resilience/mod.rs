@@ -9,6 +9,7 @@ pub mod budget;
 pub mod bulkhead;
 pub mod deadline;
 pub mod outlier;
+pub mod retry;
 
 pub use budget::Budget;
 pub use bulkhead::{Admission, Bulkhead, Permit, Waiter};
