@@ -12,7 +12,7 @@ use std::{
 use prost::Message as _;
 
 use super::{key, world::Resources};
-use crate::{resource::pb, snapshot::ResourceKey};
+use crate::resource::{ResourceKey, pb};
 
 /// Resources in one message at most; gRPC clients take 4 MiB by default.
 const MESSAGE_RESOURCES_MAX: usize = 500;
@@ -79,9 +79,7 @@ impl Ledger {
                 delta.changed.push(Arc::clone(resource));
             }
         }
-        delta.changed.sort_by_key(|resource| {
-            resource.spec.as_ref().map_or(usize::MAX, |spec| key::rank(key::kind_of(spec)))
-        });
+        delta.changed.sort_by_key(|resource| key::rank(resource));
         self.entries.retain(|key, _| {
             let stays = wanted.contains_key(key) || kept.contains(key);
             if !stays {
@@ -157,7 +155,7 @@ impl Delta {
             }
         }
         let last = messages.last_mut().expect("begins with one");
-        last.removed = self.removed.iter().map(key::to_id).collect();
+        last.removed = self.removed.iter().map(ResourceKey::to_pb).collect();
         messages
     }
 }
@@ -173,8 +171,7 @@ mod tests {
             sample::{resources, route, service, workload},
             world::Resources,
         },
-        resource::pb,
-        snapshot::ResourceKey,
+        resource::{self, Kind, ResourceKey, pb},
     };
 
     fn at(version: &str, mut resource: pb::Resource) -> pb::Resource {
@@ -194,8 +191,12 @@ mod tests {
         removed: &[&str],
     ) {
         let delta = ledger.advance(wanted, kept);
-        let names: Vec<_> =
-            delta.changed.iter().filter_map(|it| key::of(it)).map(|it| key::text(&it)).collect();
+        let names: Vec<_> = delta
+            .changed
+            .iter()
+            .filter_map(|it| resource::key(it))
+            .map(|it| key::text(&it))
+            .collect();
         assert_eq!(names, changed);
         assert_eq!(delta.removed.iter().map(key::text).collect::<Vec<_>>(), removed);
     }
@@ -217,17 +218,18 @@ mod tests {
         let mut ledger = Ledger::default();
         let wanted = resources([service("a/s", ""), at("2", service("a/t", ""))]);
         ledger.hold(
-            ["s", "t", "gone"].map(|name| (key::new(key::SERVICE, "a", name), "1".to_owned())),
+            ["s", "t", "gone"]
+                .map(|name| (ResourceKey::new(Kind::Service, "a", name), "1".to_owned())),
         );
         check(&mut ledger, &wanted, &["Service/a/t"], &["Service/a/gone"]);
-        let held = ledger.entry(&key::new(key::SERVICE, "a", "s")).expect("held");
+        let held = ledger.entry(&ResourceKey::new(Kind::Service, "a", "s")).expect("held");
         assert!(held.is_running());
     }
 
     #[test]
     fn what_is_kept_stays_until_it_is_not() {
         let mut ledger = Ledger::default();
-        let key = key::new(key::WORKLOAD, "a", "w");
+        let key = ResourceKey::new(Kind::Workload, "a", "w");
         ledger.hold([(key.clone(), "1".to_owned())]);
         let kept = BTreeSet::from([key]);
         check_keeping(&mut ledger, &Resources::new(), &kept, &[], &[]);
@@ -239,7 +241,8 @@ mod tests {
         let mut ledger = Ledger::default();
         let wanted = resources([service("a/s", ""), service("a/t", "")]);
         ledger.advance(&wanted, &BTreeSet::new());
-        let (s, t) = (key::new(key::SERVICE, "a", "s"), key::new(key::SERVICE, "a", "t"));
+        let (s, t) =
+            (ResourceKey::new(Kind::Service, "a", "s"), ResourceKey::new(Kind::Service, "a", "t"));
         assert!(!ledger.is_settled());
         ledger.acknowledge(&s, "1");
         ledger.refuse(&t, "1", vec![pb::Problem::default()]);
@@ -258,7 +261,7 @@ mod tests {
     #[test]
     fn a_large_difference_is_several_messages_and_removals_come_last() {
         let mut ledger = Ledger::default();
-        ledger.hold([(key::new(key::SERVICE, "a", "gone"), "1".to_owned())]);
+        ledger.hold([(ResourceKey::new(Kind::Service, "a", "gone"), "1".to_owned())]);
         let wanted = resources((0..1201).map(|i| service(&format!("a/s{i}"), "")));
         let messages = ledger.advance(&wanted, &BTreeSet::new()).into_messages(7);
         let sizes: Vec<_> =

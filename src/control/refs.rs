@@ -2,10 +2,13 @@
 //! references that can mean something in the mesh are returned; what is wrong with the others is
 //! said by the checks, not here.
 
-use super::key::{self, DEFAULT_NAMESPACE};
+use std::collections::HashMap;
+
 use crate::{
-    resource::pb::{self, resource::Spec},
-    snapshot::ResourceKey,
+    resource::{
+        Kind, NAMESPACE_DEFAULT, ResourceKey,
+        pb::{self, resource::Spec},
+    },
     units::ServiceName,
 };
 
@@ -21,7 +24,7 @@ pub(crate) struct Parent {
 /// The namespace of a resource, with the default filled in.
 pub(crate) fn namespace(resource: &pb::Resource) -> &str {
     match resource.metadata.as_ref().map(|metadata| metadata.namespace.as_str()) {
-        None | Some("") => DEFAULT_NAMESPACE,
+        None | Some("") => NAMESPACE_DEFAULT,
         Some(namespace) => namespace,
     }
 }
@@ -35,7 +38,7 @@ pub(crate) fn parents(resource: &pb::Resource) -> Vec<Parent> {
     };
     refs.iter()
         .filter(|parent| {
-            parent.kind.as_deref() == Some(key::SERVICE)
+            parent.kind.as_deref() == Some(Kind::Service.name())
                 && is_service_group(parent.group.as_deref())
         })
         .map(|parent| Parent {
@@ -49,7 +52,7 @@ pub(crate) fn parents(resource: &pb::Resource) -> Vec<Parent> {
 pub(crate) fn backends(resource: &pb::Resource) -> Vec<ServiceName> {
     let mut found = Vec::new();
     for backend in backend_refs(resource) {
-        if backend.kind.as_deref().is_some_and(|kind| kind != key::SERVICE)
+        if backend.kind.as_deref().is_some_and(|kind| kind != Kind::Service.name())
             || !is_service_group(backend.group.as_deref())
         {
             continue;
@@ -81,7 +84,11 @@ pub(crate) fn targets(resource: &pb::Resource) -> Vec<ResourceKey> {
     target_refs(resource)
         .iter()
         .filter_map(|target| {
-            Some(key::new(key::kind(&target.kind)?, namespace(resource), &target.name))
+            Some(ResourceKey::new(
+                Kind::from_name(&target.kind)?,
+                namespace(resource),
+                &*target.name,
+            ))
         })
         .collect()
 }
@@ -106,9 +113,7 @@ pub(crate) fn service_of_workload(resource: &pb::Resource) -> Option<ServiceName
 }
 
 /// A service's selector, when it has one.
-pub(crate) fn selector(
-    resource: &pb::Resource,
-) -> Option<&std::collections::HashMap<String, String>> {
+pub(crate) fn selector(resource: &pb::Resource) -> Option<&HashMap<String, String>> {
     match &resource.spec {
         Some(Spec::Service(service)) if !service.selector.is_empty() => Some(&service.selector),
         _ => None,

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{
-    key,
-    world::{Resources, Shelf, World},
+use super::world::{Resources, Shelf, World};
+use crate::resource::{
+    self, Kind,
+    pb::{self, resource::Spec},
 };
-use crate::resource::pb::{self, resource::Spec};
 
 /// "shop/orders" as namespace and name.
 fn split(name: &str) -> (&str, &str) {
@@ -74,7 +74,7 @@ pub(crate) fn route(name: &str, parent: &str, backends: &[&str]) -> pb::Resource
         Spec::GrpcRoute(pb::GrpcRoute {
             parent_refs: vec![pb::ParentRef {
                 group: Some(String::new()),
-                kind: Some(key::SERVICE.to_owned()),
+                kind: Some(Kind::Service.name().to_owned()),
                 namespace,
                 name: parent,
                 ..Default::default()
@@ -94,18 +94,18 @@ pub(crate) fn route(name: &str, parent: &str, backends: &[&str]) -> pb::Resource
     )
 }
 
-fn targets(kind: &str, names: &[&str]) -> Vec<pb::TargetRef> {
+fn targets(kind: Kind, names: &[&str]) -> Vec<pb::TargetRef> {
     names
         .iter()
         .map(|name| pb::TargetRef {
-            kind: kind.to_owned(),
+            kind: kind.name().to_owned(),
             name: (*name).to_owned(),
             ..Default::default()
         })
         .collect()
 }
 
-pub(crate) fn traffic_policy(name: &str, kind: &str, target: &str) -> pb::Resource {
+pub(crate) fn traffic_policy(name: &str, kind: Kind, target: &str) -> pb::Resource {
     resource(
         name,
         Spec::TrafficPolicy(pb::TrafficPolicy {
@@ -119,7 +119,7 @@ pub(crate) fn authorization(name: &str, services: &[&str]) -> pb::Resource {
     resource(
         name,
         Spec::AuthorizationPolicy(pb::AuthorizationPolicy {
-            target_refs: targets(key::SERVICE, services),
+            target_refs: targets(Kind::Service, services),
             ..Default::default()
         }),
     )
@@ -127,7 +127,7 @@ pub(crate) fn authorization(name: &str, services: &[&str]) -> pb::Resource {
 
 pub(crate) fn resources(list: impl IntoIterator<Item = pb::Resource>) -> Resources {
     list.into_iter()
-        .map(|resource| (key::of(&resource).expect("has a spec"), Arc::new(resource)))
+        .map(|resource| (resource::key(&resource).expect("has a spec"), Arc::new(resource)))
         .collect()
 }
 

@@ -14,7 +14,10 @@ use super::{
     key, refs,
     world::{Resources, World},
 };
-use crate::{resource::pb, snapshot::ResourceKey, units::ServiceName};
+use crate::{
+    resource::{Kind, ResourceKey, pb},
+    units::ServiceName,
+};
 
 /// Who looks.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +33,7 @@ pub(crate) struct Viewer {
 /// Everything that concerns the viewer.
 pub(crate) fn scope(world: &World, viewer: &Viewer) -> Resources {
     let mut scope = Scope { world, found: Resources::new() };
-    scope.add(&key::new(key::MESH, "", "mesh"));
+    scope.add(&key::of_mesh());
     let Some(own) = &viewer.service else { return scope.found };
     scope.inbound(own, &viewer.labels);
     for service in &viewer.uses {
@@ -56,8 +59,8 @@ impl Scope<'_> {
         for service in self.world.services_of(own, labels) {
             let service = key::of_service(&service);
             self.add(&service);
-            self.attached(&service, key::AUTHORIZATION_POLICY);
-            self.attached(&service, key::TRAFFIC_POLICY);
+            self.attached(&service, Kind::AuthorizationPolicy);
+            self.attached(&service, Kind::TrafficPolicy);
         }
         for policy in self.world.namespace_policies(&own.namespace) {
             self.add(policy);
@@ -71,13 +74,11 @@ impl Scope<'_> {
         let world = self.world;
         for route in world.attached(&key::of_service(service)) {
             let producer = route.namespace == service.namespace;
-            if !matches!(route.kind, key::HTTP_ROUTE | key::GRPC_ROUTE)
-                || !(producer || route.namespace == caller_namespace)
-            {
+            if !key::is_route(route) || !(producer || route.namespace == caller_namespace) {
                 continue;
             }
             let Some(resource) = self.add(route) else { continue };
-            self.attached(route, key::TRAFFIC_POLICY);
+            self.attached(route, Kind::TrafficPolicy);
             for backend in refs::backends(&resource) {
                 self.callee(&backend);
             }
@@ -93,12 +94,12 @@ impl Scope<'_> {
         for workload in self.world.workloads(service) {
             self.add(&workload);
         }
-        self.attached(&key, key::TRAFFIC_POLICY);
+        self.attached(&key, Kind::TrafficPolicy);
     }
 
-    fn attached(&mut self, target: &ResourceKey, kind: &str) {
+    fn attached(&mut self, target: &ResourceKey, kind: Kind) {
         let world = self.world;
-        for key in world.attached(target).iter().filter(|key| key.kind == kind) {
+        for key in world.attached(target).iter().filter(|key| key::is(key, kind)) {
             self.add(key);
         }
     }

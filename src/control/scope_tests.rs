@@ -7,6 +7,7 @@ use crate::{
         sample::{authorization, labels, mesh, route, service, traffic_policy, workload, world},
         world::World,
     },
+    resource::Kind,
     units::ServiceName,
 };
 
@@ -22,10 +23,10 @@ fn shop() -> World {
             route("shop/catalog", "catalog", &["catalog", "catalog-v2", "bank/payments"]),
             route("web/catalog", "shop/catalog", &["shop/catalog"]),
             route("bank/catalog", "shop/catalog", &["shop/catalog"]),
-            traffic_policy("shop/orders", key::SERVICE, "orders"),
-            traffic_policy("shop/catalog", key::SERVICE, "catalog"),
-            traffic_policy("shop/catalog-route", key::GRPC_ROUTE, "catalog"),
-            traffic_policy("bank/payments", key::SERVICE, "payments"),
+            traffic_policy("shop/orders", Kind::Service, "orders"),
+            traffic_policy("shop/catalog", Kind::Service, "catalog"),
+            traffic_policy("shop/catalog-route", Kind::GrpcRoute, "catalog"),
+            traffic_policy("bank/payments", Kind::Service, "payments"),
             authorization("shop/all", &[]),
             authorization("shop/orders", &["orders"]),
             authorization("shop/catalog-v2", &["catalog-v2"]),

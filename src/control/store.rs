@@ -17,7 +17,7 @@ use redb::{
 };
 
 use super::key;
-use crate::{resource::pb, snapshot::ResourceKey};
+use crate::resource::{self, ResourceKey, pb};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
@@ -199,7 +199,7 @@ impl Store {
                 let resource = pb::Resource::decode(value.value())
                     .ok()
                     .filter(|resource| {
-                        key::of(resource).is_some_and(|key| key::text(&key) == name.value())
+                        resource::key(resource).is_some_and(|key| key::text(&key) == name.value())
                     })
                     .ok_or_else(|| damaged(name.value()))?;
                 into.push(resource);
@@ -273,9 +273,9 @@ impl Store {
 }
 
 fn keyed(resources: &[pb::Resource]) -> impl Iterator<Item = (String, Vec<u8>)> {
-    resources
-        .iter()
-        .filter_map(|resource| Some((key::text(&key::of(resource)?), resource.encode_to_vec())))
+    resources.iter().filter_map(|resource| {
+        Some((key::text(&resource::key(resource)?), resource.encode_to_vec()))
+    })
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> StoreError {
@@ -300,9 +300,9 @@ mod tests {
     use std::fs;
 
     use super::{Batch, Store, StoreError, TokenRow};
-    use crate::{
-        control::key,
-        resource::pb::{self, resource::Spec},
+    use crate::resource::{
+        Kind, ResourceKey,
+        pb::{self, resource::Spec},
     };
 
     fn service(name: &str) -> pb::Resource {
@@ -338,7 +338,7 @@ mod tests {
             .expect("writes");
         store
             .write(&Batch {
-                delete: vec![key::new(key::SERVICE, "shop", "a")],
+                delete: vec![ResourceKey::new(Kind::Service, "shop", "a")],
                 revision: Some(pb::Revision { revision: 2, ..Default::default() }),
                 ..Default::default()
             })

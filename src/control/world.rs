@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{key, refs};
-use crate::{resource::pb, snapshot::ResourceKey, units::ServiceName};
+use crate::{
+    resource::{Kind, ResourceKey, pb},
+    units::ServiceName,
+};
 
 /// Resources by key.
 pub(crate) type Resources = BTreeMap<ResourceKey, Arc<pb::Resource>>;
@@ -64,7 +67,7 @@ impl Shelf {
         if refs::selector(resource).is_some() {
             self.selecting.entry(key.namespace.clone()).or_default().push(key.clone());
         }
-        if key.kind == key::AUTHORIZATION_POLICY && refs::target_refs(resource).is_empty() {
+        if key::is(key, Kind::AuthorizationPolicy) && refs::target_refs(resource).is_empty() {
             self.of_namespace.entry(key.namespace.clone()).or_default().push(key.clone());
         }
         let parents = refs::parents(resource).into_iter().map(|to| key::of_service(&to.service));
@@ -117,7 +120,7 @@ impl World {
             keys.dedup();
             return keys;
         };
-        let first = key::new(key::WORKLOAD, &service.namespace, "");
+        let first = ResourceKey::new(Kind::Workload, &service.namespace, "");
         let of_namespace = |shelf: &Arc<Shelf>| {
             shelf
                 .resources
