@@ -23,10 +23,12 @@ pub(crate) struct Parent {
 
 /// The namespace of a resource, with the default filled in.
 pub(crate) fn namespace(resource: &pb::Resource) -> &str {
-    match resource.metadata.as_ref().map(|metadata| metadata.namespace.as_str()) {
-        None | Some("") => NAMESPACE_DEFAULT,
-        Some(namespace) => namespace,
-    }
+    or_default(resource.metadata.as_ref().map_or("", |metadata| &metadata.namespace))
+}
+
+/// The default namespace for an empty one.
+pub(crate) fn or_default(namespace: &str) -> &str {
+    or(namespace, NAMESPACE_DEFAULT)
 }
 
 /// The services to which a route attaches; none for another kind.
