@@ -1,1 +1,15 @@
 //! The control plane: store, validate, compile, push; registry and status.
+
+#![allow(dead_code, reason = "the services of the API that use these parts follow")]
+
+mod delta;
+mod error;
+mod key;
+mod refs;
+mod registry;
+#[cfg(test)]
+mod sample;
+mod scope;
+mod state;
+mod store;
+mod world;
