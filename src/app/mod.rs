@@ -2,5 +2,6 @@
 //! know every part; everything else gets what it needs as arguments.
 
 pub mod bootstrap;
+pub mod client;
 pub mod context;
 pub mod environment;
