@@ -4,10 +4,11 @@
 //! Commands and sidecars use the same stack; they differ by credential only.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
     sync::Arc,
-    task::{Context, Poll},
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -27,10 +28,16 @@ use tonic::{
 };
 use tower::{Service, ServiceBuilder, ServiceExt as _, retry::Policy};
 
-use crate::resource::pb::{
-    admin_service_client::AdminServiceClient, config_service_client::ConfigServiceClient,
-    discovery_service_client::DiscoveryServiceClient,
-    identity_service_client::IdentityServiceClient,
+use super::context::Context;
+use crate::{
+    net,
+    resource::pb::{
+        admin_service_client::AdminServiceClient, config_service_client::ConfigServiceClient,
+        discovery_service_client::DiscoveryServiceClient,
+        identity_service_client::IdentityServiceClient,
+    },
+    spiffe::{BundleError, Svid, SvidError, TrustBundle},
+    tls::{self, ControlTrust},
 };
 
 /// TCP and TLS together; a control plane that takes longer is as good as none.
@@ -50,6 +57,70 @@ const RETRIES_MAX: u32 = 3;
 /// The pause before the first retry is random up to this; doubled for each further one.
 const BACKOFF: Duration = Duration::from_millis(100);
 
+/// Why a context's credential can not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file of it can not be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The client certificate or its key.
+    #[error("{}: {source}", path.display())]
+    Certificate {
+        /// The certificate's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SvidError,
+    },
+    /// The roots.
+    #[error("{}: {source}", path.display())]
+    Roots {
+        /// The roots' file.
+        path: PathBuf,
+        /// What is wrong with them.
+        source: BundleError,
+    },
+}
+
+/// What a context's files hold: who calls, and whom to believe.
+#[derive(Debug)]
+pub struct Credential {
+    /// Who calls.
+    pub svid: Svid,
+    /// The roots that the control plane's certificate may come from.
+    pub bundle: Arc<TrustBundle>,
+}
+
+impl Credential {
+    /// Reads a context's PEM files.
+    ///
+    /// # Errors
+    /// When one can not be read or does not hold what it should.
+    pub fn load(context: &Context) -> Result<Self, CredentialError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| CredentialError::Read { path: path.to_owned(), source })
+        };
+        let path = context.client_certificate.clone();
+        let svid = Svid::from_pem(&read(&path)?, &read(&context.client_key)?, tls::provider())
+            .map_err(|source| CredentialError::Certificate { path, source })?;
+        let path = context.certificate_authority.clone();
+        let bundle = TrustBundle::from_pem(svid.id().trust_domain(), &read(&path)?)
+            .map_err(|source| CredentialError::Roots { path, source })?;
+        Ok(Self { svid, bundle: Arc::new(bundle) })
+    }
+
+    /// For [`Client::new`].
+    pub fn tls(&self) -> TlsSource {
+        let trust = ControlTrust::Bundle(Arc::clone(&self.bundle));
+        let config = tls::control_client(trust, Some(&self.svid));
+        Arc::new(move || Arc::clone(&config))
+    }
+}
+
 /// Where the TLS configuration comes from: asked anew for each connection, so that a renewed
 /// credential is used by the next one.
 pub type TlsSource = Arc<dyn Fn() -> Arc<ClientConfig> + Send + Sync>;
@@ -61,8 +132,16 @@ pub enum ConnectError {
     #[error("{0:?} is no HOST:PORT")]
     Address(String),
     /// The host's name has no address, or nothing listens there.
-    #[error("no control plane at {server}: {source}")]
+    #[error("no control plane at {server}: {}", innermost(.source))]
     Tcp {
+        /// The address as written.
+        server: String,
+        /// What the system said.
+        source: net::ConnectError,
+    },
+    /// No way leads there.
+    #[error("no way to {server}: {source}")]
+    Route {
         /// The address as written.
         server: String,
         /// What the system said.
@@ -77,11 +156,20 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// It took too long.
-    #[error("no control plane at {server}: no answer within {}s", CONNECT_MAX.as_secs())]
+    #[error("no control plane at {server}: no TLS answer within {}s", CONNECT_MAX.as_secs())]
     Timeout {
         /// The address as written.
         server: String,
     },
+}
+
+/// What the system said, below what we said about it.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// `HOST:PORT` taken apart; an IPv6 address stands in brackets.
@@ -99,25 +187,19 @@ pub async fn connect(
     server: &str,
     config: Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, ConnectError> {
-    let (host, port) =
+    let (host, _) =
         split_address(server).ok_or_else(|| ConnectError::Address(server.to_owned()))?;
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| ConnectError::Address(server.to_owned()))?;
-    let connecting = async {
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(|source| ConnectError::Tcp { server: server.to_owned(), source })?;
-        // Small messages in both directions: waiting to fill a segment only costs time.
-        let _without_nagle = stream.set_nodelay(true);
-        TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .map_err(|source| ConnectError::Tls { server: server.to_owned(), source })
-    };
-    match time::timeout(CONNECT_MAX, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(ConnectError::Timeout { server: server.to_owned() }),
-    }
+    let stream = net::connect_host(server, CONNECT_MAX)
+        .await
+        .map_err(|source| ConnectError::Tcp { server: server.to_owned(), source })?;
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    let late = |_| ConnectError::Timeout { server: server.to_owned() };
+    time::timeout(CONNECT_MAX, handshake)
+        .await
+        .map_err(late)?
+        .map_err(|source| ConnectError::Tls { server: server.to_owned(), source })
 }
 
 /// This machine's address on the way to the control plane, found without sending anything: where
@@ -126,18 +208,18 @@ pub async fn connect(
 /// # Errors
 /// When the address does not resolve or there is no route.
 pub async fn local_address_towards(server: &str) -> Result<IpAddr, ConnectError> {
-    let tcp = |source| ConnectError::Tcp { server: server.to_owned(), source };
+    let route = |source| ConnectError::Route { server: server.to_owned(), source };
     let (host, port) =
         split_address(server).ok_or_else(|| ConnectError::Address(server.to_owned()))?;
-    let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(tcp)?;
-    let target = addresses.next().ok_or_else(|| tcp(io::ErrorKind::NotFound.into()))?;
+    let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(route)?;
+    let target = addresses.next().ok_or_else(|| route(io::ErrorKind::NotFound.into()))?;
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = UdpSocket::bind((any, 0)).map_err(tcp)?;
-    socket.connect(target).map_err(tcp)?;
-    Ok(socket.local_addr().map_err(tcp)?.ip())
+    let socket = UdpSocket::bind((any, 0)).map_err(route)?;
+    socket.connect(target).map_err(route)?;
+    Ok(socket.local_addr().map_err(route)?.ip())
 }
 
 /// A control plane and a credential for it. Cheap to clone; connects at the first call and again
@@ -242,7 +324,7 @@ impl Service<Request<Body>> for Calls {
     type Error = Status;
     type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> Poll<Result<(), Status>> {
         // Each call takes a clone of the channel and waits for that one.
         Poll::Ready(Ok(()))
     }

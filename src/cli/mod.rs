@@ -7,6 +7,9 @@
 mod context;
 mod environment;
 mod output;
+mod remote;
+mod status;
+mod words;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,8 @@ enum Command {
     Context(context::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// Show how the mesh is: verdict, causes, services, control plane
+    Status(status::Args),
     /// Print the program's version
     Version(VersionArgs),
 }
@@ -74,9 +79,16 @@ impl Command {
         match self {
             Self::Context(args) => context::run(args),
             Self::Env(args) => environment::run(&args),
+            Self::Status(args) => wait(status::run(args)),
             Self::Version(args) => version(&args),
         }
     }
+}
+
+/// Runs what waits for others on a runtime of its own; one thread is enough for a client.
+fn wait(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command)
 }
 
 fn version(args: &VersionArgs) -> Result<ExitCode, Failure> {

@@ -2,7 +2,7 @@
 //! goes away (`outrigger get svc | head`) ends a command quietly.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
@@ -68,6 +68,12 @@ pub(super) fn out(text: &str) -> Result<(), Failure> {
 /// Writes to stderr; when that is gone there is nobody left to tell.
 pub(super) fn note(text: &str) {
     let _gone = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Whether to colour what goes to stdout: only on a terminal, and not against `NO_COLOR`.
+pub(super) fn coloured() -> bool {
+    let refused = crate::app::bootstrap::variable("NO_COLOR").is_some();
+    io::stdout().is_terminal() && !refused
 }
 
 /// Why a command failed, and with which exit code.
