@@ -1,1 +1,7 @@
-//! The composition root: roles, bootstrap, admin.
+//! The composition root: roles, bootstrap, admin. Only this module and the command line above it
+//! know every part; everything else gets what it needs as arguments.
+
+pub mod bootstrap;
+pub mod client;
+pub mod context;
+pub mod environment;
