@@ -4,5 +4,6 @@
 //! request is dropped. Metric, log line and span are all made from it, so they can not disagree.
 
 mod record;
+pub mod trace;
 
 pub use record::{Attempt, Direction, Record, SpanContext};
