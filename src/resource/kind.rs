@@ -81,7 +81,9 @@ impl Kind {
     ];
 
     fn row(self) -> &'static Row {
-        &TABLE[self as usize]
+        let row = &TABLE[self as usize];
+        debug_assert_eq!(row.kind, self, "the table is in the order of the kinds");
+        row
     }
 
     /// `HTTPRoute`, as in YAML.
@@ -110,7 +112,7 @@ impl Kind {
     }
 
     /// The field of `Resource.spec` that holds it: `http_route`.
-    pub(super) fn field(self) -> &'static str {
+    pub fn field(self) -> &'static str {
         self.row().field
     }
 
