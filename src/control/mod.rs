@@ -4,6 +4,7 @@
 
 mod delta;
 mod error;
+mod fleet;
 mod key;
 mod refs;
 mod registry;
@@ -12,4 +13,5 @@ mod sample;
 mod scope;
 mod state;
 mod store;
+mod traffic;
 mod world;
