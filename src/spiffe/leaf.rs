@@ -90,6 +90,14 @@ pub fn may_sign_der(der: &CertificateDer<'_>) -> Result<bool, LeafError> {
     may_sign(&parse(der)?)
 }
 
+/// When a certificate of any kind ends.
+///
+/// # Errors
+/// When it is malformed.
+pub fn not_after(der: &CertificateDer<'_>) -> Result<SystemTime, LeafError> {
+    Ok(validity(&parse(der)?).1)
+}
+
 /// Parses a certificate with every extension intact and nothing behind it.
 pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafError> {
     if der.len() > CERTIFICATE_BYTES_MAX {
