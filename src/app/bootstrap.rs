@@ -3,11 +3,12 @@
 //! of the environment, so that nothing further down depends on hidden input.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions, TryLockError},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
+
+use crate::identity::disk::{DataDirectory, DiskError};
 
 /// Why a directory or file of the program could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +23,6 @@ pub enum BootstrapError {
         /// The flag that would.
         flag: &'static str,
     },
-    /// Another process holds the directory's lock.
-    #[error("{} is in use by another outrigger; --data names another directory", .0.display())]
-    InUse(PathBuf),
     /// The file system refused.
     #[error("{}: {source}", path.display())]
     Io {
@@ -33,13 +31,6 @@ pub enum BootstrapError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-impl BootstrapError {
-    /// For `map_err`: puts the path to what the system said.
-    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.to_owned(), source }
-    }
 }
 
 /// The value of an environment variable; `None` when unset, empty or not text.
@@ -95,58 +86,23 @@ pub fn host_name() -> String {
     name.nodename().to_str().ok().filter(|name| !name.is_empty()).unwrap_or("localhost").to_owned()
 }
 
-/// A directory that one process at a time uses; the lock goes with the value or the process.
-#[derive(Debug)]
-pub struct DataDirectory {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl DataDirectory {
-    /// Makes the directory (0700) and locks it.
-    ///
-    /// # Errors
-    /// [`BootstrapError::InUse`] when another process has it, else what the file system said.
-    pub fn open(path: &Path) -> Result<Self, BootstrapError> {
-        make_private_directory(path)?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(BootstrapError::io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(BootstrapError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(BootstrapError::Io { path: lock_path, source }),
-        }
-    }
-
-    /// Opens `path`, or `path.2`, `path.3` … when it is in use: several instances of a service on
-    /// one machine need not be told apart by hand.
-    ///
-    /// # Errors
-    /// As [`Self::open`]; in use when a hundred are.
-    pub fn open_free(path: &Path) -> Result<Self, BootstrapError> {
-        let mut name = path.as_os_str().to_owned();
-        for number in 2..=101_u32 {
-            match Self::open(Path::new(&name)) {
-                Err(BootstrapError::InUse(_)) => {
-                    name = path.as_os_str().to_owned();
-                    name.push(format!(".{number}"));
-                }
-                opened => return opened,
+/// Opens the data directory at `path`, or `path.2`, `path.3` … when it is in use: several instances
+/// of a service on one machine need not be told apart by hand.
+///
+/// # Errors
+/// As [`DataDirectory::open`]; in use when a hundred are.
+pub fn open_free_directory(path: &Path) -> Result<DataDirectory, DiskError> {
+    let mut name = path.as_os_str().to_owned();
+    for number in 2..=101_u32 {
+        match DataDirectory::open(Path::new(&name)) {
+            Err(DiskError::InUse(_)) => {
+                name = path.as_os_str().to_owned();
+                name.push(format!(".{number}"));
             }
+            opened => return opened,
         }
-        Err(BootstrapError::InUse(path.to_owned()))
     }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+    Err(DiskError::InUse(path.to_owned()))
 }
 
 /// Makes a directory and its parents, for the owner only.
@@ -154,56 +110,23 @@ impl DataDirectory {
 /// # Errors
 /// What the file system said.
 pub fn make_private_directory(path: &Path) -> Result<(), BootstrapError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(BootstrapError::io(path))
-}
-
-/// Writes a file for the owner only (0600), whole or not at all: a reader or a crash never meets
-/// half of it.
-///
-/// # Errors
-/// What the file system said.
-pub fn write_private(path: &Path, text: &[u8]) -> Result<(), BootstrapError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let new = path.with_file_name(name);
-    let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-        file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(BootstrapError::io(path))
+    let failed = |source| BootstrapError::Io { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::{BootstrapError, DataDirectory, write_private};
+    use super::open_free_directory;
+    use crate::identity::disk::DataDirectory;
 
     #[test]
-    fn a_data_directory_has_one_user_and_a_second_gets_the_next() {
+    fn a_data_directory_in_use_leads_to_the_next() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let path = root.path().join("shop.orders");
         let first = DataDirectory::open(&path).expect("free");
-        assert!(matches!(DataDirectory::open(&path), Err(BootstrapError::InUse(_))));
-        let second = DataDirectory::open_free(&path).expect("the next");
+        let second = open_free_directory(&path).expect("the next");
         assert_eq!(second.path(), root.path().join("shop.orders.2"));
         drop(first);
-        assert_eq!(DataDirectory::open_free(&path).expect("free again").path(), path);
-    }
-
-    #[test]
-    fn what_is_written_is_for_the_owner_only_and_leaves_nothing_else() {
-        let root = tempfile::tempdir().expect("a temporary directory");
-        let path = root.path().join("key.pem");
-        write_private(&path, b"one").expect("written");
-        write_private(&path, b"two").expect("written again");
-        assert_eq!(std::fs::read(&path).expect("there"), b"two");
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(root.path()).expect("there").count(), 1);
+        assert_eq!(open_free_directory(&path).expect("free again").path(), path);
     }
 }

@@ -10,13 +10,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{self, BootstrapError};
+use crate::identity::disk::{DiskError, write_private};
 
 /// Why contexts could not be read, chosen or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
-    /// A place for the file is missing, or it could not be read or written.
+    /// A place for the file is missing, or it could not be read.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
+    /// The file could not be written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The file is no contexts file.
     #[error("{}: {message}", path.display())]
     Malformed {
@@ -228,7 +232,7 @@ impl Contexts {
         if let Some(directory) = self.path.parent() {
             bootstrap::make_private_directory(directory)?;
         }
-        Ok(bootstrap::write_private(&self.path, text.as_bytes())?)
+        Ok(write_private(&self.path, text.as_bytes())?)
     }
 }
 
