@@ -21,6 +21,7 @@ pub mod route;
 pub mod service;
 pub mod traffic_policy;
 pub mod workload;
+pub mod yaml;
 
 pub use check::check;
 pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
