@@ -37,4 +37,6 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
 }
 
 #[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
 mod tests;
