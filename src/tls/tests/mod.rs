@@ -1,5 +1,7 @@
 //! Handshakes between two identities of one CA, in memory.
 
+mod matrix;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -8,17 +10,16 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 
-use super::{ControlCaller, ControlTrust, Identity, control_caller, peer, require_alpn};
 use crate::{
     clock,
     identity::{Authority, csr},
     spiffe::{SpiffeId, Svid, TrustBundle},
-    tls::{self, Role},
+    tls::{self, ControlCaller, ControlTrust, Identity, Role, control_caller, peer, require_alpn},
 };
 
 /// Moves bytes both ways until both sides are done or one has failed; a TLS 1.3 client is done
 /// before it knows whether the server takes its certificate, so both results count.
-pub(super) fn handshake(
+fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 ) -> (Result<ClientConnection, rustls::Error>, Result<ServerConnection, rustls::Error>) {
@@ -54,7 +55,7 @@ pub(super) fn handshake(
 
 const DAY: Duration = Duration::from_hours(24);
 
-pub(super) fn authority() -> Authority {
+fn authority() -> Authority {
     Authority::create("mesh.local", clock::now()).expect("a CA")
 }
 
