@@ -35,3 +35,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 pub fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
+
+#[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,17 @@ pub fn verify(
     role: Role,
     now: SystemTime,
 ) -> Result<Leaf, Untrusted> {
+    verify_as_of(chain, bundle, role, now, now)
+}
+
+/// The roots are those that are valid `now`; the rest is checked as of `time`.
+fn verify_as_of(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    role: Role,
+    time: SystemTime,
+    now: SystemTime,
+) -> Result<Leaf, Untrusted> {
     let (end, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
     let leaf = Leaf::read(end)?;
     if leaf.id.trust_domain() != bundle.trust_domain() {
@@ -81,7 +92,7 @@ pub fn verify(
             provider().signature_verification_algorithms.all,
             &bundle.anchors(now),
             intermediates,
-            UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default()),
             match role {
                 Role::Client => KeyUsage::client_auth(),
                 Role::Server => KeyUsage::server_auth(),
@@ -251,8 +262,9 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let time = self.time(end, system_time(now));
-        let checked = verify(&chain(end, intermediates), &self.bundle, Role::Client, time);
+        let now = system_time(now);
+        let (chain, time) = (chain(end, intermediates), self.time(end, now));
+        let checked = verify_as_of(&chain, &self.bundle, Role::Client, time, now);
         checked.map(|_| ClientCertVerified::assertion()).map_err(refuse)
     }
 
