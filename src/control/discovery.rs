@@ -125,6 +125,35 @@ struct Start {
 
 impl Start {
     async fn run(mut self) -> Result<(), Status> {
+        let mut stream = self.begin().await?;
+        let replaced = stream.seat.session().replaced.clone();
+        let certificate_ends =
+            Instant::now() + self.peer.not_after.duration_since(clock::now()).unwrap_or_default();
+        tokio::select! {
+            ended = stream.run(&mut self.inbound, &self.sender) => ended,
+            () = self.ending.cancelled() => Err(error::later(
+                Code::Unavailable,
+                "ENDING",
+                "the control plane is ending",
+                Duration::from_millis(500),
+            )),
+            () = replaced.cancelled() => Err(error::refused(
+                Code::Aborted,
+                "REPLACED",
+                "a newer stream of the same workload has taken over",
+                &[],
+            )),
+            () = sleep_until(certificate_ends) => Err(error::refused(
+                Code::Unauthenticated,
+                "CERTIFICATE_EXPIRED",
+                "the certificate of this stream has expired; connect with the renewed one",
+                &[],
+            )),
+        }
+    }
+
+    /// Hears the hello and registers what it says.
+    async fn begin(&mut self) -> Result<Stream, Status> {
         let first = timeout(HELLO_MAX, self.inbound.message())
             .await
             .map_err(|_| Status::deadline_exceeded("no hello"))??;
@@ -152,13 +181,11 @@ impl Start {
         let kept = held.keys().filter(|key| key.kind == Kind::Workload.name()).cloned().collect();
         seat.session().progress().ledger.hold(held);
         let viewer = Viewer { service: Some(service), labels: node.labels, ..Default::default() };
-        let certificate_ends =
-            Instant::now() + self.peer.not_after.duration_since(clock::now()).unwrap_or_default();
-        let worlds = self.state.subscribe();
         let mut stream = Stream {
-            state: self.state,
-            fleet: self.fleet,
-            metrics: self.metrics,
+            worlds: self.state.subscribe(),
+            state: Arc::clone(&self.state),
+            fleet: Arc::clone(&self.fleet),
+            metrics: Arc::clone(&self.metrics),
             seat,
             registration,
             viewer,
@@ -168,33 +195,11 @@ impl Start {
             namespaces: None,
             outgoing: VecDeque::new(),
             due: Some(Instant::now()),
-            worlds,
         };
         for subscription in hello.subscriptions {
             stream.subscribe(subscription)?;
         }
-        let replaced = stream.seat.session().replaced.clone();
-        tokio::select! {
-            ended = stream.run(&mut self.inbound, &self.sender) => ended,
-            () = self.ending.cancelled() => Err(error::later(
-                Code::Unavailable,
-                "ENDING",
-                "the control plane is ending",
-                Duration::from_millis(500),
-            )),
-            () = replaced.cancelled() => Err(error::refused(
-                Code::Aborted,
-                "REPLACED",
-                "a newer stream of the same workload has taken over",
-                &[],
-            )),
-            () = sleep_until(certificate_ends) => Err(error::refused(
-                Code::Unauthenticated,
-                "CERTIFICATE_EXPIRED",
-                "the certificate of this stream has expired; connect with the renewed one",
-                &[],
-            )),
-        }
+        Ok(stream)
     }
 }
 

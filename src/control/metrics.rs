@@ -136,12 +136,8 @@ impl Collector for Sidecars {
         }
         let help = "The newest revision of the configuration";
         let gauge = ConstGauge::new(i64::try_from(revision).unwrap_or(i64::MAX));
-        let metric = encoder.encode_descriptor(
-            "outrigger_config_revision",
-            help,
-            None,
-            gauge.metric_type(),
-        )?;
+        let metric =
+            encoder.encode_descriptor("config_revision", help, None, gauge.metric_type())?;
         gauge.encode(metric)
     }
 }

@@ -362,9 +362,8 @@ fn usages() -> Vec<Case> {
     let extended = |name, verdict, usages: &'static [ExtendedKeyUsagePurpose]| {
         leaf(name, verdict, move |_, params| params.extended_key_usages = usages.to_vec())
     };
-    let constraints = |name, verdict, is_ca: IsCa| {
-        leaf(name, verdict, move |_, params| params.is_ca = is_ca)
-    };
+    let constraints =
+        |name, verdict, is_ca: IsCa| leaf(name, verdict, move |_, params| params.is_ca = is_ca);
     let (wrong, extension) = (|| Refused("wrong key usage"), || Refused("extended key usage"));
     let ca = || Refused("a CA certificate");
     vec![
