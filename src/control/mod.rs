@@ -2,10 +2,14 @@
 
 #![allow(dead_code, reason = "the services of the API that use these parts follow")]
 
+mod auth;
 mod delta;
+mod discovery;
 mod error;
 mod fleet;
 mod key;
+mod limit;
+mod metrics;
 mod refs;
 mod registry;
 #[cfg(test)]
