@@ -7,6 +7,7 @@
 mod ca;
 pub mod csr;
 pub mod disk;
+pub mod rotation;
 mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};

@@ -177,6 +177,8 @@ fn client_configurations_are_kept_and_bounded() {
     let first = front.client_config(&id("s1"));
     assert!(Arc::ptr_eq(&first, &front.client_config(&id("s1"))));
     front.replace_bundle(authority.bundle().clone()).expect("the same trust domain");
+    assert!(Arc::ptr_eq(&kept, &front.client_config(&id("orders"))), "nothing has changed");
+    front.replace_svid(svid(&authority, "front", clock::now(), DAY)).expect("the same identity");
     assert!(!Arc::ptr_eq(&kept, &front.client_config(&id("orders"))));
 }
 
