@@ -7,4 +7,5 @@ pub mod child;
 pub mod client;
 pub mod context;
 pub mod environment;
+pub mod joining;
 pub mod signals;
