@@ -1,6 +1,10 @@
 //! `outrigger shop SERVICE`: one service of the demo's shop. Hidden, because it is no part of the
 //! mesh; it is here so that the demo needs nothing but the program itself.
 
+use std::process::ExitCode;
+
+use super::output::Failure;
+
 #[path = "../../examples/shop/mod.rs"]
 pub(crate) mod services;
 
@@ -12,11 +16,9 @@ pub(super) struct Args {
 }
 
 /// Serves until SIGTERM or SIGINT.
-///
-/// # Errors
-///
-/// An unknown service, a variable that can not be read, or a port that is taken.
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(services::run(&args.service))?)
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    super::wait(async {
+        services::run(&args.service).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -58,3 +58,14 @@ impl Fields for [(&str, &str)] {
         self.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_bytes())
     }
 }
+
+/// So that a borrowed list can be passed as `&dyn Fields`.
+impl<T: Fields + ?Sized> Fields for &T {
+    fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
+        (**self).each(name, found);
+    }
+
+    fn first(&self, name: &str) -> Option<&[u8]> {
+        (**self).first(name)
+    }
+}

@@ -1,5 +1,20 @@
 //! What users write: the generated messages of `proto/outrigger/v1`, one file per kind with its
 //! checks and defaults, YAML in and out, and the problems found on the way.
+//!
+//! Each kind's `parse` reads the message once into a small typed form: what was left out is `None`
+//! or its default, what is wrong becomes a [`Problem`] with its field path, and all problems come
+//! at once. [`check`] is the same reading with the result thrown away, so that the two can not
+//! disagree.
+
+mod key;
+pub mod kind;
+mod nearest;
+mod problem;
+
+pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
+pub use kind::Kind;
+pub use nearest::nearest;
+pub use problem::{Location, Problem, Severity};
 
 /// The messages and services of `proto/outrigger/v1`, as generated.
 #[allow(

@@ -1,1 +1,45 @@
-//! Which service a request means, which rule matches it and which backend it gets. Pure.
+//! Which service a request means, which rule matches it and which backend it gets.
+//!
+//! Pure: a snapshot, a head and a random number in, an answer out. `explain` calls the same functions
+//! as the proxy does. The order in which rules are tried (Gateway API's precedence) was made when the
+//! snapshot was compiled; here the first that matches wins.
+
+mod authority;
+mod matching;
+mod resolve;
+
+use std::sync::Arc;
+
+pub use authority::{Authority, AuthorityError};
+pub use resolve::{ChosenPort, NoPort, Resolution, choose_port, resolve};
+
+use crate::{
+    http::Head,
+    snapshot::{Backend, Port, Rule},
+};
+
+/// The rule for a request to this port: the first that matches in Gateway API's precedence, or the
+/// port's own when no route is attached. `None` is `no_route`: an attached route replaces the
+/// default (GEP-1426).
+pub fn select<'a>(port: &'a Port, head: &Head<'_>) -> Option<&'a Arc<Rule>> {
+    let Some(rules) = &port.rules else { return Some(&port.default_rule) };
+    let matching = rules.iter().find(|rule| matching::matches(&rule.matcher, head))?;
+    Some(&matching.rule)
+}
+
+/// The backend that a request gets, by weight; `random` is uniform over all of `u64`. `None`, as well
+/// as a backend without a target, is `backend_invalid`: the share of a backend that does not exist is
+/// not spread over the others (Gateway API, `HTTPRouteRule.backendRefs`).
+pub fn split(rule: &Rule, random: u64) -> Option<&Backend> {
+    let total = u128::from(rule.weight_total);
+    let mut place = u64::try_from((u128::from(random) * total) >> 64).unwrap_or_default();
+    rule.backends.iter().find(|backend| {
+        let weight = u64::from(backend.weight);
+        let found = place < weight;
+        place = place.saturating_sub(weight);
+        found
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::{spiffe::SpiffeId, units::ServiceName};
 pub struct Destination {
     /// Its name.
     pub name: ServiceName,
-    /// Its ports; empty when nobody said (then the caller's port is passed on as it is).
+    /// Its ports, sorted by number; never empty, but see [`Port::is_any`].
     pub ports: Vec<Port>,
     /// Who serves it now, sorted by name.
     pub endpoints: Vec<Arc<Endpoint>>,
@@ -21,7 +21,7 @@ pub struct Destination {
 /// One port of a service.
 #[derive(Debug)]
 pub struct Port {
-    /// As callers write it.
+    /// As callers write it; 0 stands for any (see [`Port::is_any`]).
     pub number: u16,
     /// Its name; may be empty.
     pub name: String,
@@ -32,6 +32,14 @@ pub struct Port {
     pub rules: Option<Vec<RuleMatch>>,
     /// The rule of a service without routes.
     pub default_rule: Arc<super::Rule>,
+}
+
+impl Port {
+    /// Whether it stands for every port, because nobody said which ones the service has. It is then
+    /// the only one, and the caller's port is passed on as it is.
+    pub fn is_any(&self) -> bool {
+        self.number == 0
+    }
 }
 
 /// What an application's port speaks.

@@ -29,18 +29,8 @@ pub use route::{
     RouteSettings, Rule, RuleMatch, TextMatch,
 };
 
+pub use crate::resource::ResourceKey;
 use crate::{resource::pb, units::ServiceName};
-
-/// The kind, namespace and name of a resource, as a map key and for messages.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResourceKey {
-    /// `Service`, `GRPCRoute` …
-    pub kind: &'static str,
-    /// Empty for `Mesh`.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
 
 /// For whom a snapshot is compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]

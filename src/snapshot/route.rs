@@ -102,8 +102,9 @@ pub struct HeaderModifier {
 /// One share of a rule's traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// The service and its port; `None` for one that does not exist or may not be used: its share
-    /// gets `backend_invalid` and is not spread over the others.
+    /// The service and its port, 0 for the number that the caller asked for; `None` for one that does
+    /// not exist or may not be used: its share gets `backend_invalid` and is not spread over the
+    /// others.
     pub target: Option<(ServiceName, u16)>,
     /// Its share of `weight_total`.
     pub weight: u32,
