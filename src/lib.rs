@@ -24,6 +24,7 @@ pub mod control;
 pub mod http;
 pub mod identity;
 pub mod net;
+#[allow(dead_code, reason = "its parts land before the story that uses them")]
 pub mod proxy;
 pub mod reason;
 pub mod resilience;
