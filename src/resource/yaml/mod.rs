@@ -23,7 +23,7 @@ pub struct Parsed {
 
 /// Reads every document of a text, which calls itself `file_name` in problems. A document with an
 /// error is not among the results, and every error of it is among the problems, those of
-/// [`check`](super::check) too. What is wrong with the others is for [`check`] to say.
+/// [`check`](super::check()) too. What is wrong with the others is for `check` to say.
 pub fn parse(text: &str, file_name: &str) -> (Vec<Parsed>, Vec<Problem>) {
     let file = Arc::new(source::File::new(file_name, text));
     let (mut parsed, mut problems) = (Vec::new(), Vec::new());
