@@ -1,1 +1,3 @@
 //! The composition root: roles, bootstrap, admin.
+
+pub mod admin;
