@@ -46,7 +46,8 @@ pub struct Options {
     pub workload: metrics::Workload,
     /// Further resource attributes (`OTEL_RESOURCE_ATTRIBUTES`); `service.*` of the workload win.
     pub resource: Vec<(String, String)>,
-    /// Where spans go, over what `Mesh` says (`--otlp`, `OTEL_EXPORTER_OTLP_ENDPOINT`).
+    /// Where spans go, over what `Mesh` says (`--otlp`, `OTEL_EXPORTER_OTLP_ENDPOINT`): an `http://`
+    /// URL, without TLS.
     pub otlp: Option<String>,
     /// Share of the traces that start here, 0.0 to 1.0, over what `Mesh` says
     /// (`OTEL_TRACES_SAMPLER_ARG`).
