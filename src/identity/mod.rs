@@ -12,3 +12,6 @@ mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};
 pub use token::{JoinToken, TokenError, secret_matches};
+
+#[cfg(test)]
+mod tests;
