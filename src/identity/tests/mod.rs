@@ -3,6 +3,7 @@
 mod ca;
 mod csr;
 mod disk;
+mod files;
 
 use std::time::{Duration, SystemTime};
 
