@@ -9,6 +9,7 @@ use std::{
 
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncReadExt;
 
 use crate::{
     clock,
@@ -116,6 +117,33 @@ fn a_peer_without_certificate_or_alpn_is_refused() {
     let mut other = (*front.client_config(&id("orders"))).clone();
     other.alpn_protocols = vec![b"http/1.1".to_vec()];
     assert!(handshake(Arc::new(other), orders.server_config()).1.is_err());
+}
+
+#[tokio::test]
+async fn a_client_learns_that_its_certificate_was_refused() {
+    let (ours, theirs) = (authority(), authority());
+    let front = identity(&ours, "front");
+    let orders = Identity::new(svid(&ours, "orders", clock::now(), DAY), theirs.bundle().clone())
+        .expect("one trust domain");
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let config = front.client_config(&id("orders"));
+    let name = ServerName::try_from("9090.orders.shop.mesh").expect("a name");
+    let client = async {
+        let connector = tokio_rustls::TlsConnector::from(config);
+        let mut stream = connector.connect(name, near).await.expect("done before the verdict");
+        stream.read_u8().await.expect_err("refused")
+    };
+    let server = tokio_rustls::TlsAcceptor::from(orders.server_config()).accept(far);
+    let (near, far) = tokio::join!(client, server);
+    assert_eq!(tls::identity_failure(&near).as_deref(), Some("the peer refused our certificate"));
+    let far = far.map(drop).expect_err("another root");
+    let why = tls::identity_failure(&far).expect("about the certificate");
+    assert!(
+        why.starts_with("the peer's certificate spiffe://mesh.local/ns/shop/svc/front"),
+        "{why}"
+    );
+    let eof = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(tls::identity_failure(&eof), None);
 }
 
 #[test]
