@@ -1,1 +1,40 @@
-//! Mutual TLS between sidecars: verification of SPIFFE identities in both roles.
+//! Mutual TLS between sidecars, and TLS to the control plane.
+//!
+//! TLS 1.3 only, without tickets or resumption: a resumed session would skip the verification below
+//! and keep an old certificate alive. A peer is accepted when its chain leads to a root of the trust
+//! bundle, every certificate in it is valid now, and its leaf is an X.509-SVID
+//! ([`crate::spiffe::Leaf`]) of the trust domain. The client side accepts exactly the identity that
+//! it expects of the endpoint. Names of hosts play no part; SNI only says which port is meant.
+//!
+//! Absent on purpose: a way to switch verification off, TLS 1.2, a process-wide default provider.
+
+mod config;
+mod control;
+mod identity;
+mod peer;
+mod sni;
+mod verify;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::CryptoProvider;
+
+pub use control::{ControlCaller, ControlTrust, control_caller, control_client, control_server};
+pub use identity::{Identity, IdentityError};
+pub use peer::{Peer, PeerError, identity_failure, peer, require_alpn, xfcc};
+pub use sni::{Sni, SniError};
+pub use verify::{Role, Untrusted, verify};
+
+/// The protocol of every connection that carries requests.
+pub const ALPN_H2: &[u8] = b"h2";
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+
+/// The one provider of cryptography: aws-lc-rs, handed to rustls explicitly everywhere.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    &PROVIDER
+}
+
+#[cfg(test)]
+mod tests;
