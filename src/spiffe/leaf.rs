@@ -45,7 +45,7 @@ pub enum LeafError {
     SeveralUris(usize),
     /// Its URI SAN is no SPIFFE ID.
     #[error("has a URI name that is no SPIFFE ID: it {0}")]
-    Id(#[from] IdError),
+    Id(IdError),
     /// Its SPIFFE ID is that of a trust domain, which no workload can have.
     #[error("names a trust domain and not a workload")]
     NoPath,
@@ -163,6 +163,6 @@ fn one_id(
     if !seen.valid_uri_names().eq([uri]) {
         return Err(LeafError::Malformed);
     }
-    let id: SpiffeId = uri.parse()?;
+    let id: SpiffeId = uri.parse().map_err(LeafError::Id)?;
     if id.path().is_empty() { Err(LeafError::NoPath) } else { Ok(id) }
 }

@@ -16,6 +16,16 @@ pub enum Direction {
     Inbound,
 }
 
+impl Direction {
+    /// As in metrics, log lines and spans.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
 /// W3C trace context of one span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanContext {
@@ -120,11 +130,70 @@ impl Record {
     /// Whether the caller got what it asked for: no reason of the mesh, a status below 500, and for
     /// gRPC a status that is none of the server's failures.
     pub fn succeeded(&self) -> bool {
-        use GrpcCode::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
-        let grpc_failed = matches!(
-            self.grpc_status,
-            Some(Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
-        );
-        self.reason.is_none() && (1..500).contains(&self.http_status) && !grpc_failed
+        succeeded(self.reason, self.http_status, self.grpc_status)
+    }
+}
+
+impl Attempt {
+    /// The same of one attempt.
+    pub fn succeeded(&self) -> bool {
+        succeeded(self.reason, self.http_status, self.grpc_status)
+    }
+}
+
+fn succeeded(reason: Option<Reason>, http_status: u16, grpc_status: Option<GrpcCode>) -> bool {
+    use GrpcCode::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    let grpc_failed = matches!(
+        grpc_status,
+        Some(Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
+    );
+    reason.is_none() && (1..500).contains(&http_status) && !grpc_failed
+}
+
+/// A gRPC call from `front` to `orders` whose first attempt could not connect, for tests.
+#[cfg(test)]
+pub(in crate::telemetry) fn sample() -> Record {
+    let attempt = |span_id, started, reason: Option<Reason>| Attempt {
+        span_id,
+        endpoint: "orders-1".into(),
+        address: "10.0.0.1:15006".to_owned(),
+        started: Duration::from_millis(started),
+        duration: Duration::from_millis(4),
+        backoff: Duration::ZERO,
+        http_status: if reason.is_some() { 0 } else { 200 },
+        grpc_status: reason.is_none().then_some(GrpcCode::Ok),
+        reason,
+    };
+    Record {
+        direction: Direction::Outbound,
+        started: Duration::from_millis(1_795_435_440_123),
+        span: SpanContext { trace_id: 0xabc, span_id: 0x12, sampled: true },
+        parent: Some(0x11),
+        trace_state: "a=1".to_owned(),
+        source: "front.shop".into(),
+        destination: "orders.shop".into(),
+        port: 9090,
+        protocol: "grpc",
+        method: "POST".to_owned(),
+        authority: "orders:9090".to_owned(),
+        path: "/shop.Orders/Place".to_owned(),
+        grpc: true,
+        route: Some(RouteId { route: "shop/orders".into(), rule: "0".into() }),
+        policy: "".into(),
+        http_status: 200,
+        grpc_status: Some(GrpcCode::Ok),
+        reason: None,
+        attempts: vec![attempt(0x13, 1, Some(Reason::ConnectFailed)), attempt(0x14, 6, None)],
+        source_address: "127.0.0.1:40000".to_owned(),
+        upstream_address: "10.0.0.2:15006".to_owned(),
+        tls: true,
+        deadline: Some(Duration::from_secs(2)),
+        queued: Duration::ZERO,
+        upstream: Duration::from_millis(4),
+        duration: Duration::from_millis(12),
+        request_bytes: 100,
+        response_bytes: 200,
+        stream: false,
+        revision: 42,
     }
 }

@@ -37,6 +37,4 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
 }
 
 #[cfg(test)]
-mod matrix_tests;
-#[cfg(test)]
 mod tests;

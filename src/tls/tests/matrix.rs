@@ -20,11 +20,11 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::{Identity, config, provider, tests::handshake};
+use super::handshake;
 use crate::{
     clock,
     spiffe::{SpiffeId, Svid, TrustBundle},
-    tls,
+    tls::{self, Identity, config, provider},
 };
 
 const ORDERS: &str = "spiffe://mesh.local/ns/shop/svc/orders";
