@@ -14,12 +14,20 @@ use crate::{
     units::ServiceName,
 };
 
-fn http_route(name: &str, parents: Vec<pb::ParentRef>, rules: Vec<pb::HttpRouteRule>) -> pb::Resource {
+fn http_route(
+    name: &str,
+    parents: Vec<pb::ParentRef>,
+    rules: Vec<pb::HttpRouteRule>,
+) -> pb::Resource {
     let route = pb::HttpRoute { parent_refs: parents, rules, ..pb::HttpRoute::default() };
     resource(name, pb::resource::Spec::HttpRoute(route))
 }
 
-fn grpc_route(name: &str, parents: Vec<pb::ParentRef>, rules: Vec<pb::GrpcRouteRule>) -> pb::Resource {
+fn grpc_route(
+    name: &str,
+    parents: Vec<pb::ParentRef>,
+    rules: Vec<pb::GrpcRouteRule>,
+) -> pb::Resource {
     let route = pb::GrpcRoute { parent_refs: parents, rules, ..pb::GrpcRoute::default() };
     resource(name, pb::resource::Spec::GrpcRoute(route))
 }
@@ -71,14 +79,16 @@ fn rule_name(snapshot: &Snapshot, port: u16, method: &str, path: &str) -> String
 
 #[test]
 fn an_attached_route_replaces_the_default_on_its_ports() {
-    let all = http_route("all", vec![parent("orders", None)], vec![pb::HttpRouteRule {
-        matches: vec![path("", "/a")],
-        ..named("")
-    }]);
-    let one = http_route("one", vec![parent("orders", Some(80))], vec![pb::HttpRouteRule {
-        matches: vec![path("", "/b")],
-        ..named("b")
-    }]);
+    let all = http_route(
+        "all",
+        vec![parent("orders", None)],
+        vec![pb::HttpRouteRule { matches: vec![path("", "/a")], ..named("") }],
+    );
+    let one = http_route(
+        "one",
+        vec![parent("orders", Some(80))],
+        vec![pb::HttpRouteRule { matches: vec![path("", "/b")], ..named("b") }],
+    );
     let snapshot = orders().with(all).with(one).snapshot();
     for (port, path, expected) in [
         (80, "/a", "shop/all 0"),
@@ -102,7 +112,8 @@ fn matches_are_tried_in_gateway_api_s_precedence() {
         };
         (0..count).map(header).collect()
     };
-    let query = vec![pb::QueryParamMatch { name: "q".into(), value: "1".into(), ..Default::default() }];
+    let query =
+        vec![pb::QueryParamMatch { name: "q".into(), value: "1".into(), ..Default::default() }];
     let in_order = [
         ("exact", path("Exact", "/a/b")),
         ("regex", path("RegularExpression", "/a/.")),
@@ -163,9 +174,11 @@ fn grpc_matches_are_tried_by_the_length_of_service_and_method() {
     ];
     for first in 0..in_order.len() {
         let rules = in_order[first..].iter().enumerate().rev();
-        let rule = |(index, (_, matching)): (usize, &(&str, pb::GrpcRouteMatch))| {
-            pb::GrpcRouteRule { matches: vec![matching.clone()], ..grpc_named(&format!("r{index}")) }
-        };
+        let rule =
+            |(index, (_, matching)): (usize, &(&str, pb::GrpcRouteMatch))| pb::GrpcRouteRule {
+                matches: vec![matching.clone()],
+                ..grpc_named(&format!("r{index}"))
+            };
         let route = grpc_route("r", vec![parent("orders", None)], rules.map(rule).collect());
         let snapshot = orders().with(route).snapshot();
         let found = rule(&snapshot, "/shop.Orders/Place").expect("a rule");
