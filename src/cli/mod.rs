@@ -8,6 +8,7 @@ mod context;
 mod environment;
 mod output;
 mod remote;
+mod shop;
 mod status;
 mod words;
 
@@ -39,6 +40,9 @@ enum Command {
     Context(context::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// Run one service of the demo's shop
+    #[command(hide = true)]
+    Shop(shop::Args),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
     /// Print the program's version
@@ -79,6 +83,7 @@ impl Command {
         match self {
             Self::Context(args) => context::run(args),
             Self::Env(args) => environment::run(&args),
+            Self::Shop(args) => shop::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Version(args) => version(&args),
         }
