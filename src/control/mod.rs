@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "the services of the API that use these parts follow")]
 
+mod admin;
 mod auth;
 mod delta;
 mod discovery;
 mod error;
 mod fleet;
+mod issue;
 mod key;
 mod limit;
 mod metrics;
@@ -17,5 +19,6 @@ mod sample;
 mod scope;
 mod state;
 mod store;
+mod tokens;
 mod traffic;
 mod world;

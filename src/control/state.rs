@@ -6,7 +6,7 @@
 //! wait.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::{
     error,
-    store::{Batch, Store, StoreError, TokenRow},
+    store::{Batch, Store, StoreError, Superseded, TokenRow},
     world::{Resources, Shelf, World},
 };
 use crate::{
@@ -45,6 +45,8 @@ pub(crate) struct State {
 pub(crate) struct Writer {
     /// Join tokens by ID.
     pub tokens: BTreeMap<String, TokenRow>,
+    /// Certificates that have been renewed, by SHA-256.
+    pub superseded: HashMap<String, Superseded>,
 }
 
 /// Changes of resources, planned and not yet made.
@@ -81,11 +83,12 @@ impl State {
             .into_iter()
             .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
             .collect();
+        let superseded = contents.superseded.into_iter().collect();
         Ok(Arc::new(Self {
             store,
             store_id: contents.id,
             trust_domain: contents.trust_domain,
-            writer: Arc::new(AsyncMutex::new(Writer { tokens })),
+            writer: Arc::new(AsyncMutex::new(Writer { tokens, superseded })),
             newest: ArcSwap::from_pointee(newest),
             world: ArcSwap::from_pointee(world),
             publishing: Mutex::new(()),
@@ -242,17 +245,13 @@ impl State {
         });
     }
 
-    /// Writes and forgets join tokens; the caller holds the writer and changes its map afterwards.
+    /// Writes what concerns tokens and certificates; the caller holds the writer and changes its maps
+    /// afterwards.
     ///
     /// # Errors
     /// When the store failed; then nothing changed.
-    pub(crate) fn write_tokens(
-        &self,
-        put: Vec<TokenRow>,
-        delete: Vec<String>,
-    ) -> Result<(), StoreError> {
-        let batch = Batch { put_tokens: put, delete_tokens: delete, ..Default::default() };
-        self.store.write(&batch)
+    pub(crate) fn write_identities(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.write(batch)
     }
 
     fn publish(&self, change: impl FnOnce(&mut World)) {
