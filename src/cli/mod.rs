@@ -7,7 +7,9 @@
 mod apply;
 mod context;
 mod delete;
+mod describe;
 mod environment;
+mod get;
 mod manifest;
 mod output;
 mod remote;
@@ -49,8 +51,13 @@ enum Command {
     Context(context::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
+    /// Show a resource with all that the mesh says of it
+    Describe(describe::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -97,7 +104,9 @@ impl Command {
             Self::Apply(args) => wait(apply::run(args)),
             Self::Context(args) => context::run(args),
             Self::Delete(args) => wait(delete::run(args)),
+            Self::Describe(args) => wait(describe::run(args)),
             Self::Env(args) => environment::run(&args),
+            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Token(args) => wait(token::run(args)),
