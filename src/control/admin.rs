@@ -6,7 +6,6 @@ use tonic::{Request, Response, Status};
 
 use super::{auth, error, refs, state::State, tokens};
 use crate::{
-    clock,
     resource::pb::{self, admin_service_server::AdminService},
     units::{ServiceName, name::check_label},
 };
@@ -38,7 +37,7 @@ impl AdminService for Admin {
         let (token, info) = self
             .state
             .write(move |state, writer| {
-                tokens::create(state, writer, &wanted, root_hash, clock::now())
+                tokens::create(state, writer, &wanted, root_hash, state.now())
             })
             .await?;
         tracing::info!(token = info.id, service = %token.service(), by = info.created_by, "token made");

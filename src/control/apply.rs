@@ -7,17 +7,17 @@ use std::{
 };
 
 use super::{
-    key,
     state::Plan,
+    validate,
     world::{Resources, Shelf, World},
 };
-use crate::resource::{
-    self, Kind, Problem, ResourceKey,
-    pb::{self, resource::Spec},
-};
+use crate::resource::{self, Kind, Problem, ResourceKey, pb};
 
 /// Resources that a control plane keeps.
 const RESOURCES_MAX: usize = 50_000;
+
+/// Problems that one answer tells.
+const PROBLEMS_MAX: usize = 1000;
 
 /// What a write would do.
 #[derive(Debug, Default)]
@@ -34,20 +34,46 @@ impl Planned {
         self.problems.iter().any(Problem::is_error)
     }
 
+    /// Adds what the compiler says of the mesh as it would be.
+    fn validate(
+        &mut self,
+        world: &World,
+        trust_domain: &str,
+        touched: BTreeSet<ResourceKey>,
+        now: prost_types::Timestamp,
+    ) {
+        let after = carried_out(world, &self.plan, now);
+        // What is wrong with a resource alone was found before, in the same words.
+        let known: BTreeSet<_> = self.problems.iter().map(validate::name).collect();
+        let found = validate::problems(world, &after, trust_domain, &touched);
+        self.problems.extend(found.into_iter().filter(|it| !known.contains(&validate::name(it))));
+        if let Some(more) = self.problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
+            // The worst first, so that what is left out does not matter.
+            self.problems.sort_by_key(|problem| !problem.is_error());
+            self.problems.truncate(PROBLEMS_MAX);
+            self.problems.push(Problem::warning("", format!("and {more} more problems")));
+        }
+    }
+
     fn change(&mut self, key: &ResourceKey, kind: pb::ChangeKind) {
         self.plan.changes.push(pb::Change { resource: Some(key.to_pb()), kind: kind.into() });
     }
 }
 
-/// Plans to write these resources.
-pub(crate) fn apply(world: &World, trust_domain: &str, resources: Vec<pb::Resource>) -> Planned {
+/// Plans to write these resources at a time.
+pub(crate) fn apply(
+    world: &World,
+    trust_domain: &str,
+    resources: Vec<pb::Resource>,
+    now: prost_types::Timestamp,
+) -> Planned {
     let mut planned = Planned::default();
     let mut seen = BTreeSet::new();
     for resource in resources {
         let resource = as_written(resource);
         planned.problems.extend(resource::check(&resource));
         let Some(key) = resource::key(&resource) else { continue };
-        planned.problems.extend(check_against(world, trust_domain, &key, &resource));
+        planned.problems.extend(check_against(world, &key));
         if !seen.insert(key.clone()) {
             planned.problems.push(Problem::error("metadata.name", "is given twice").of(&key));
             continue;
@@ -70,11 +96,17 @@ pub(crate) fn apply(world: &World, trust_domain: &str, resources: Vec<pb::Resour
         let message = format!("a mesh has {RESOURCES_MAX} resources at most");
         planned.problems.push(Problem::error("", message));
     }
+    planned.validate(world, trust_domain, seen, now);
     planned
 }
 
 /// Plans to delete these resources.
-pub(crate) fn delete(world: &World, ids: &[pb::ResourceId]) -> Planned {
+pub(crate) fn delete(
+    world: &World,
+    trust_domain: &str,
+    ids: &[pb::ResourceId],
+    now: prost_types::Timestamp,
+) -> Planned {
     let mut planned = Planned::default();
     let mut seen = BTreeSet::new();
     for id in ids {
@@ -97,19 +129,24 @@ pub(crate) fn delete(world: &World, ids: &[pb::ResourceId]) -> Planned {
             planned.problems.push(Problem::error("", "does not exist").of(&key));
         }
     }
+    planned.validate(world, trust_domain, seen, now);
     planned
 }
 
 /// The mesh as it would be with the plan carried out.
-pub(crate) fn carried_out(world: &World, plan: &Plan) -> World {
+fn carried_out(world: &World, plan: &Plan, now: prost_types::Timestamp) -> World {
     let mut resources: Resources = world.stored.resources.clone();
     for key in &plan.delete {
         resources.remove(key);
     }
     for resource in &plan.put {
-        if let Some(key) = resource::key(resource) {
-            resources.insert(key, Arc::new(resource.clone()));
-        }
+        let Some(key) = resource::key(resource) else { continue };
+        let mut resource = resource.clone();
+        // Of two that conflict the older one wins.
+        let existing = resources.get(&key).and_then(|it| it.metadata.as_ref());
+        let created = existing.and_then(|metadata| metadata.creation_timestamp);
+        resource.metadata.get_or_insert_default().creation_timestamp = Some(created.unwrap_or(now));
+        resources.insert(key, Arc::new(resource));
     }
     World { stored: Arc::new(Shelf::new(resources)), ..world.clone() }
 }
@@ -129,28 +166,11 @@ fn as_written(mut resource: pb::Resource) -> pb::Resource {
 }
 
 /// What only this control plane can say about a resource.
-fn check_against(
-    world: &World,
-    trust_domain: &str,
-    key: &ResourceKey,
-    resource: &pb::Resource,
-) -> Option<Problem> {
-    match &resource.spec {
-        Some(Spec::Mesh(mesh))
-            if !mesh.trust_domain.is_empty() && mesh.trust_domain != trust_domain =>
-        {
-            let message = format!(
-                "this mesh's trust domain is {trust_domain}, fixed when its control plane first started"
-            );
-            let problem = Problem::error("spec.trustDomain", message);
-            Some(problem.with_value(&*mesh.trust_domain).with_hint(trust_domain).of(key))
-        }
-        Some(Spec::Workload(_)) if world.live.resources.contains_key(key) => {
-            let message = "a live workload has this name; its sidecar says all there is of it";
-            Some(Problem::error("metadata.name", message).with_value(&*key.name).of(key))
-        }
-        _ => None,
-    }
+fn check_against(world: &World, key: &ResourceKey) -> Option<Problem> {
+    world.live.resources.contains_key(key).then(|| {
+        let message = "a live workload has this name; its sidecar says all there is of it";
+        Problem::error("metadata.name", message).with_value(&*key.name).of(key)
+    })
 }
 
 fn is_same(existing: &pb::Resource, written: &pb::Resource) -> bool {
@@ -162,12 +182,6 @@ fn is_same(existing: &pb::Resource, written: &pb::Resource) -> bool {
         (sorted(metadata.labels), sorted(metadata.annotations))
     };
     existing.spec == written.spec && metadata(existing) == metadata(written)
-}
-
-/// Versions of all that a world holds, for whoever wants to know whether it changed.
-#[cfg(test)]
-pub(crate) fn versions(world: &World) -> BTreeMap<String, String> {
-    world.all().map(|(at, it)| (key::text(at), key::version(it).to_owned())).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+const NOW: prost_types::Timestamp = prost_types::Timestamp { seconds: 1_000_000, nanos: 0 };
+
 fn shop() -> World {
     let registered = ResourceKey::new(Kind::Service, "shop", "registered");
     World {
@@ -48,7 +50,7 @@ fn what_is_the_same_stays_and_the_rest_is_written() {
         // What a registration made becomes the user's by being written.
         (service("shop/registered", ""), "Configured Service shop/registered", 1),
     ] {
-        let planned = apply(&shop(), "mesh.local", vec![written]);
+        let planned = apply(&shop(), "mesh.local", vec![written], NOW);
         assert_eq!(summary(&planned), [expected]);
         assert_eq!(planned.plan.put.len(), puts);
     }
@@ -61,7 +63,7 @@ fn what_the_mesh_writes_is_dropped_from_what_users_write() {
     let metadata = written.metadata.as_mut().expect("set");
     metadata.namespace.clear();
     metadata.creation_timestamp = Some(prost_types::Timestamp::default());
-    let planned = apply(&shop(), "mesh.local", vec![written]);
+    let planned = apply(&shop(), "mesh.local", vec![written], NOW);
     let put = &planned.plan.put[0];
     let metadata = put.metadata.as_ref().expect("set");
     assert_eq!(put.status, None);
@@ -89,6 +91,7 @@ fn every_problem_is_found_at_once() {
             workload("shop/orders-1", "orders", ""),
             pb::Resource::default(),
         ],
+        NOW,
     );
     assert!(planned.is_refused());
     let problems: Vec<_> =
@@ -106,14 +109,15 @@ fn only_what_is_stored_is_deleted() {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
     };
-    let planned = delete(&shop(), &[id("Service", "orders"), id("Service", "orders")]);
+    let planned =
+        delete(&shop(), "mesh.local", &[id("Service", "orders"), id("Service", "orders")], NOW);
     assert_eq!(summary(&planned), ["Deleted Service shop/orders"]);
     for (refused, message) in [
         (id("Workload", "orders-1"), "is alive"),
         (id("Service", "nothing"), "does not exist"),
         (id("service", "orders"), "not a kind"),
     ] {
-        let planned = delete(&shop(), &[refused]);
+        let planned = delete(&shop(), "mesh.local", &[refused], NOW);
         assert!(planned.is_refused());
         assert!(planned.problems[0].message.contains(message), "{:?}", planned.problems);
     }
@@ -121,6 +125,6 @@ fn only_what_is_stored_is_deleted() {
 
 #[test]
 fn a_route_to_what_does_not_exist_yet_is_no_error() {
-    let planned = apply(&shop(), "mesh.local", vec![route("shop/r", "orders", &["later"])]);
+    let planned = apply(&shop(), "mesh.local", vec![route("shop/r", "orders", &["later"])], NOW);
     assert!(!planned.is_refused(), "{:?}", planned.problems);
 }

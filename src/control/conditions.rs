@@ -1,11 +1,7 @@
 //! The `status` of a resource: what the mesh says of it, made when somebody asks. Conditions have
 //! Gateway API's types and reasons where it has some; `Programmed` is ours for every kind.
 
-use super::{
-    fleet::Fleet,
-    key, refs,
-    world::World,
-};
+use super::{fleet::Fleet, key, refs, world::World};
 use crate::{
     resource::{
         Kind, ResourceKey,
@@ -88,7 +84,8 @@ fn conflict(world: &World, at: &ResourceKey, parent: &refs::Parent) -> pb::Condi
             && callers
             && world.get(other).is_some_and(|route| {
                 refs::parents(route).iter().any(|its| {
-                    let overlap = its.port.is_none() || parent.port.is_none() || its.port == parent.port;
+                    let overlap =
+                        its.port.is_none() || parent.port.is_none() || its.port == parent.port;
                     its.service == parent.service && overlap
                 })
             })
@@ -103,11 +100,10 @@ fn conflict(world: &World, at: &ResourceKey, parent: &refs::Parent) -> pb::Condi
 }
 
 fn resolved(world: &World, at: &ResourceKey, resource: &pb::Resource) -> pb::Condition {
-    let no = |reason: &str, message: String| {
-        condition("ResolvedRefs", Some(false), reason, message)
-    };
+    let no =
+        |reason: &str, message: String| condition("ResolvedRefs", Some(false), reason, message);
     for backend in refs::backend_refs(resource) {
-        let kind = backend.kind.as_deref().unwrap_or(Kind::Service.name());
+        let kind = backend.kind.as_deref().unwrap_or_else(|| Kind::Service.name());
         if kind != Kind::Service.name() {
             return no("InvalidKind", format!("a backend of kind {kind} can not be used"));
         }

@@ -1,10 +1,6 @@
 //! Conditions by example.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::UNIX_EPOCH,
-};
+use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
 
 use super::with_status;
 use crate::{
@@ -70,7 +66,8 @@ fn routes_say_whether_parents_and_backends_are_there() {
 fn a_grpc_route_beats_an_http_route_on_the_same_port_for_the_same_callers() {
     let none = Fleet::default();
     let grpc = || route("shop/g", "orders", &[]);
-    let with = |accepted| [accepted, "ResolvedRefs=True ResolvedRefs", "Programmed=True NoSidecars"];
+    let with =
+        |accepted| [accepted, "ResolvedRefs=True ResolvedRefs", "Programmed=True NoSidecars"];
     let conflicted = with("Accepted=False Conflicted");
     let accepted = with("Accepted=True Accepted");
     check(vec![grpc(), http("shop/h", "orders", None)], &none, &conflicted);

@@ -25,7 +25,6 @@ use super::{
     tokens,
 };
 use crate::{
-    clock,
     identity::{Authority, CaError, Issued, JoinToken},
     resource::pb::{self, identity_service_server::IdentityService},
     spiffe::{SpiffeId, TrustBundle},
@@ -43,35 +42,32 @@ const ISSUES: (f64, f64) = (200.0, 5.0);
 /// Failed joins of one address at once and per second.
 const FAILED_JOINS: (f64, f64) = (20.0, 0.5);
 
+/// What certificates are issued from.
+#[derive(Debug)]
+pub(crate) struct Issuing {
+    pub state: Arc<State>,
+    pub authority: Arc<Authority>,
+    pub metrics: Arc<Metrics>,
+    /// How long a certificate lasts.
+    pub leaf_ttl: Duration,
+    /// The roots to trust now.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Cancelled when the control plane ends.
+    pub ending: CancellationToken,
+}
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Identities {
-    state: Arc<State>,
-    authority: Arc<Authority>,
-    metrics: Arc<Metrics>,
-    leaf_ttl: Duration,
-    bundle: watch::Receiver<Arc<TrustBundle>>,
-    ending: CancellationToken,
+    from: Issuing,
     issues: Arc<Limiter<SpiffeId>>,
     failed_joins: Limiter<IpAddr>,
 }
 
 impl Identities {
-    pub(crate) fn new(
-        state: Arc<State>,
-        authority: Arc<Authority>,
-        metrics: Arc<Metrics>,
-        leaf_ttl: Duration,
-        bundle: watch::Receiver<Arc<TrustBundle>>,
-        ending: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(from: Issuing) -> Self {
         Self {
-            state,
-            authority,
-            metrics,
-            leaf_ttl,
-            bundle,
-            ending,
+            from,
             issues: Arc::new(Limiter::new(ISSUES.0, ISSUES.1)),
             failed_joins: Limiter::new(FAILED_JOINS.0, FAILED_JOINS.1),
         }
@@ -80,11 +76,12 @@ impl Identities {
     async fn joined(&self, request: pb::JoinRequest) -> Result<Issued, Status> {
         let token = JoinToken::parse(&request.token)
             .map_err(|wrong| error::invalid("token", wrong.to_string()))?;
-        let (authority, ttl) = (Arc::clone(&self.authority), self.leaf_ttl);
+        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
         let issues = Arc::clone(&self.issues);
-        self.state
+        self.from
+            .state
             .write(move |state, writer| {
-                let now = clock::now();
+                let now = state.now();
                 let service = tokens::attest(writer, &token, now)?;
                 let id = SpiffeId::of_service(authority.trust_domain(), &service)
                     .map_err(|_| error::internal("a token for what is no identity"))?;
@@ -100,10 +97,11 @@ impl Identities {
     }
 
     async fn renewed(&self, csr: Vec<u8>, peer: Peer, expired: bool) -> Result<Issued, Status> {
-        let (authority, ttl) = (Arc::clone(&self.authority), self.leaf_ttl);
-        self.state
+        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
+        self.from
+            .state
             .write(move |state, writer| {
-                let now = clock::now();
+                let now = state.now();
                 if expired {
                     check_latest(writer, &peer, now)?;
                 }
@@ -116,12 +114,12 @@ impl Identities {
     }
 
     fn answer(&self, issued: Issued, grounds: Grounds) -> Response<pb::SvidResponse> {
-        self.metrics.issued(grounds);
+        self.from.metrics.issued(grounds);
         Response::new(pb::SvidResponse {
             chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
             spiffe_id: issued.id.to_string(),
             not_after: Some(pb_time(issued.not_after)),
-            bundle: Some(bundle_pb(&self.bundle.borrow())),
+            bundle: Some(bundle_pb(&self.from.bundle.borrow())),
         })
     }
 }
@@ -167,11 +165,12 @@ impl IdentityService for Identities {
         request: Request<pb::TrustBundleRequest>,
     ) -> Result<Response<Self::TrustBundleStream>, Status> {
         let principal = auth::principal(&request)?;
-        let ends = auth::not_after(&principal)
-            .map_or(Duration::ZERO, |at| at.duration_since(clock::now()).unwrap_or_default());
+        let ends = auth::not_after(&principal).map_or(Duration::ZERO, |at| {
+            at.duration_since(self.from.state.now()).unwrap_or_default()
+        });
         let ends = Instant::now() + ends;
         let (sender, receiver) = mpsc::channel(1);
-        let (mut bundle, ending) = (self.bundle.clone(), self.ending.clone());
+        let (mut bundle, ending) = (self.from.bundle.clone(), self.from.ending.clone());
         let _detached = task::spawn("trust bundle", async move {
             loop {
                 let now = bundle_pb(&bundle.borrow_and_update());

@@ -86,8 +86,8 @@ async fn accept_all(
                         return;
                     }
                     let certificates = connection.peer_certificates();
-                    let certificates =
-                        certificates.map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
+                    let certificates = certificates
+                        .map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
                     let info = Connection { remote, certificates };
                     // Nobody takes it when the server has ended.
                     let _taken =

@@ -1,6 +1,9 @@
 //! The control plane's port: TLS, one tower stack around every call, and the services.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -9,10 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tonic_health::ServingStatus;
 use tower::{
-    ServiceBuilder,
-    layer::layer_fn,
-    limit::GlobalConcurrencyLimitLayer,
-    load_shed::LoadShedLayer,
+    ServiceBuilder, layer::layer_fn, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer,
 };
 
 use super::{
@@ -46,6 +46,11 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_MAX: Duration = Duration::from_secs(5);
 /// Streams on one connection.
 const STREAMS_MAX: u32 = 256;
+/// Header lists of a call; gRPC clients send a few hundred bytes.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// Streams of one connection that broke the protocol before the connection is ended. Said because
+/// hyper passes on no limit at all otherwise.
+const RESETS_MAX: usize = 128;
 /// An Apply of 10,000 resources.
 const APPLY_BYTES_MAX: usize = 64 << 20;
 /// A hello with all that a sidecar holds.
@@ -70,6 +75,8 @@ pub(crate) struct Surroundings {
     pub tls: Arc<ArcSwap<ServerConfig>>,
     pub trust_domain: Arc<str>,
     pub metrics: Arc<Metrics>,
+    /// The wall clock.
+    pub now: fn() -> SystemTime,
     /// Cancelled by [`serve`] when it ends; the services end their streams by it.
     pub ending: CancellationToken,
 }
@@ -85,7 +92,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let Surroundings { tls, trust_domain, metrics, ending } = surroundings;
+    let Surroundings { tls, trust_domain, metrics, now, ending } = surroundings;
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in ["", CONFIG_SERVICE, DISCOVERY_SERVICE, IDENTITY_SERVICE, ADMIN_SERVICE] {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -98,19 +105,21 @@ pub(crate) async fn serve(
         .layer(layer_fn(move |inner| Authenticate {
             inner,
             trust_domain: Arc::clone(&trust_domain),
+            now,
         }))
         .into_inner();
     let mut builder = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_MAX))
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_max_local_error_reset_streams(Some(RESETS_MAX))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 8)
         .layer(stack);
     let router = add(services, builder.add_service(health_service));
     let incoming = listen::accept(listener, tls, ending.clone());
-    let serving =
-        router.serve_with_incoming_shutdown(incoming, ending.clone().cancelled_owned());
+    let serving = router.serve_with_incoming_shutdown(incoming, ending.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {
         ended = &mut serving => return ended,

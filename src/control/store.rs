@@ -103,7 +103,7 @@ pub(crate) struct Batch {
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// Another control plane has it open.
     #[error("{} is in use by another control plane", .0.display())]
     Locked(PathBuf),

@@ -178,6 +178,7 @@ mod tests {
 
     use super::{Wanted, attest, count, create, list, revoke, ttl};
     use crate::{
+        clock,
         control::state::{State, Writer},
         identity::JoinToken,
         units::ServiceName,
@@ -193,7 +194,8 @@ mod tests {
         check: impl FnOnce(&State, &mut Writer, JoinToken) + Send + 'static,
     ) {
         let directory = tempfile::tempdir().expect("a directory");
-        let state = State::open(&directory.path().join("mesh.redb"), "mesh.local").expect("opens");
+        let state = State::open(&directory.path().join("mesh.redb"), "mesh.local", clock::now)
+            .expect("opens");
         Arc::clone(&state)
             .write(move |state, writer| {
                 let wanted = Wanted {
