@@ -1,17 +1,13 @@
 //! Attachment, precedence, settings and their conflicts.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use super::{
-    World, backend, context, created, destination, lines, parent, port, resource, service, target,
-};
+use super::{World, backend, created, destination, parent, port, resource, service};
 use crate::{
     http::Head,
-    reason::GrpcCode,
     resource::pb,
     routing::{choose_port, select},
-    snapshot::{Balancing, Context, Node, Retry, RouteSettings, Rule, Snapshot},
-    units::ServiceName,
+    snapshot::{Rule, Snapshot},
 };
 
 fn http_route(
@@ -158,10 +154,10 @@ fn grpc_matches_are_tried_by_the_length_of_service_and_method() {
             service: part(service),
             method: part(method),
         };
-        let header = pb::HeaderMatch { name: "x".into(), value: "1".into(), ..Default::default() };
+        let x = pb::HeaderMatch { name: "x".into(), value: "1".into(), ..Default::default() };
         pb::GrpcRouteMatch {
             method: (method.service.is_some() || method.method.is_some()).then_some(method),
-            headers: if header { vec![header.clone()] } else { Vec::new() },
+            headers: if header { vec![x] } else { Vec::new() },
         }
     };
     let in_order = [
@@ -173,20 +169,15 @@ fn grpc_matches_are_tried_by_the_length_of_service_and_method() {
         ("nothing", grpc("", "", false)),
     ];
     for first in 0..in_order.len() {
-        let rules = in_order[first..].iter().enumerate().rev();
-        let rule =
-            |(index, (_, matching)): (usize, &(&str, pb::GrpcRouteMatch))| pb::GrpcRouteRule {
-                matches: vec![matching.clone()],
-                ..grpc_named(&format!("r{index}"))
-            };
-        let route = grpc_route("r", vec![parent("orders", None)], rules.map(rule).collect());
+        let written = |(name, matching): &(&str, pb::GrpcRouteMatch)| pb::GrpcRouteRule {
+            matches: vec![matching.clone()],
+            ..grpc_named(&name.replace(' ', "-"))
+        };
+        let rules = in_order[first..].iter().rev().map(written).collect();
+        let route = grpc_route("r", vec![parent("orders", None)], rules);
         let snapshot = orders().with(route).snapshot();
-        let found = rule(&snapshot, "/shop.Orders/Place").expect("a rule");
-        assert_eq!(&*found.id.rule, "r0", "{}", in_order[first].0);
-        assert!(super::routes::rule(&snapshot, 80, "GET", "/", false).is_none(), "gRPC only");
-
-        fn rule(snapshot: &Snapshot, path: &str) -> Option<Arc<Rule>> {
-            super::rule(snapshot, 80, "POST", path, true)
-        }
+        let found = rule(&snapshot, 80, "POST", "/shop.Orders/Place", true).expect("a rule");
+        assert_eq!(*found.id.rule, in_order[first].0.replace(' ', "-"));
+        assert!(rule(&snapshot, 80, "GET", "/", false).is_none(), "only gRPC calls match");
     }
 }
