@@ -144,9 +144,13 @@ mod tests {
     fn messages_are_counted_however_they_are_cut() {
         let one = [0, 0, 0, 0, 3, 1, 2, 3];
         let two = [one.as_slice(), &one].concat();
-        for (bytes, many) in
-            [(&one[..], false), (&one[..6], false), (&two, true), (&two[..9], true), (&[0; 10], true)]
-        {
+        for (bytes, many) in [
+            (&one[..], false),
+            (&one[..6], false),
+            (&two, true),
+            (&two[..9], true),
+            (&[0; 10], true),
+        ] {
             for step in 1..=bytes.len() {
                 let mut messages = Messages::default();
                 bytes.chunks(step).for_each(|part| messages.see(part));

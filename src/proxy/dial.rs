@@ -149,9 +149,7 @@ impl Dialer {
         debug_assert!(expected.is_none(), "sidecars are reached by TCP");
         let to = path.display();
         match timeout(bound, UnixStream::connect(path)).await {
-            Ok(Ok(unix)) => {
-                Ok(Dialled { io: Box::new(unix), proof: None, ear: None, own: None })
-            }
+            Ok(Ok(unix)) => Ok(Dialled { io: Box::new(unix), proof: None, ear: None, own: None }),
             Ok(Err(error)) => Err(DialError {
                 reason: Reason::ConnectFailed,
                 what: format!("can not connect to unix:{to}: {error}"),
@@ -173,8 +171,10 @@ impl Dialer {
             reason: Reason::NotReady,
             what: "this sidecar has no certificate".to_owned(),
         })?;
-        let wrong =
-            |what: String| DialError { reason: Reason::PeerIdentity, what: format!("{to}: {what}") };
+        let wrong = |what: String| DialError {
+            reason: Reason::PeerIdentity,
+            what: format!("{to}: {what}"),
+        };
         let sni = Sni { port: expected.port, service: expected.service.clone() };
         let name = sni.server_name().map_err(|error| wrong(error.to_string()))?;
         let connector = TlsConnector::from(identity.client_config(&expected.identity));

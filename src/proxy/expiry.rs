@@ -51,7 +51,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(retirement(HOUR, None, 0), now + HOUR);
         let early = retirement(HOUR, None, 1023) - now;
-        assert!(early > Duration::from_secs(3240) && early < Duration::from_secs(3250), "{early:?}");
+        assert!(
+            early > Duration::from_secs(3240) && early < Duration::from_secs(3250),
+            "{early:?}"
+        );
         let soon = retirement(HOUR, Some(clock::now() + Duration::from_secs(100)), 0) - now;
         assert!(soon <= Duration::from_secs(90) && soon > Duration::from_secs(88), "{soon:?}");
         assert_eq!(retirement(HOUR, Some(clock::now() - HOUR), 0), now);

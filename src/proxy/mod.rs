@@ -7,4 +7,4 @@ mod fault;
 mod io;
 mod pool;
 mod settings;
-pub use settings::{Address, App, Settings, Upstream, CONNECTION_AGE_MAX};
+pub use settings::{Address, App, CONNECTION_AGE_MAX, Settings, Upstream};

@@ -248,9 +248,7 @@ impl Http2 {
 
 impl Http1 {
     fn is_over(&self, now: Instant) -> bool {
-        self.sender.is_closed()
-            || now >= self.retire_at
-            || now >= self.idle_since + HTTP1_IDLE_MAX
+        self.sender.is_closed() || now >= self.retire_at || now >= self.idle_since + HTTP1_IDLE_MAX
     }
 }
 
@@ -266,9 +264,7 @@ impl Lease {
         request: Request<ReplayBody<Incoming>>,
     ) -> Result<Response<Incoming>, SendError> {
         let sent = match &mut self.0 {
-            LeaseOf::Http2(connection) => {
-                connection.sender.clone().try_send_request(request).await
-            }
+            LeaseOf::Http2(connection) => connection.sender.clone().try_send_request(request).await,
             LeaseOf::Http1 { connection, .. } => {
                 let connection =
                     connection.as_mut().expect("the connection is taken out only by drop");

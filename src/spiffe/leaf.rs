@@ -45,7 +45,10 @@ pub enum LeafError {
     SeveralUris(usize),
     /// Its URI SAN is no SPIFFE ID.
     #[error("has a URI name that is no SPIFFE ID: it {0}")]
-    Id(#[from] IdError),
+    Id(IdError),
+    /// Its SPIFFE ID is that of a trust domain, which no workload can have.
+    #[error("names a trust domain and not a workload")]
+    NoPath,
     /// It may sign other certificates.
     #[error("is a CA certificate, not a leaf")]
     Authority,
@@ -88,6 +91,14 @@ impl Leaf {
 /// When it is malformed.
 pub fn may_sign_der(der: &CertificateDer<'_>) -> Result<bool, LeafError> {
     may_sign(&parse(der)?)
+}
+
+/// When a certificate of any kind ends.
+///
+/// # Errors
+/// When it is malformed.
+pub fn not_after(der: &CertificateDer<'_>) -> Result<SystemTime, LeafError> {
+    Ok(validity(&parse(der)?).1)
 }
 
 /// Parses a certificate with every extension intact and nothing behind it.
@@ -152,5 +163,6 @@ fn one_id(
     if !seen.valid_uri_names().eq([uri]) {
         return Err(LeafError::Malformed);
     }
-    Ok(uri.parse()?)
+    let id: SpiffeId = uri.parse().map_err(LeafError::Id)?;
+    if id.path().is_empty() { Err(LeafError::NoPath) } else { Ok(id) }
 }

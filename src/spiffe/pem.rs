@@ -11,6 +11,11 @@ pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     CertificateDer::pem_slice_iter(text).collect()
 }
 
+/// A certificate as PEM.
+pub fn certificate_pem(der: &CertificateDer<'_>) -> String {
+    encode("CERTIFICATE", der)
+}
+
 /// One section with lines of 64 characters.
 pub(super) fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);

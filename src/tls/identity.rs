@@ -94,13 +94,16 @@ impl Identity {
         Ok(())
     }
 
-    /// Trusts these roots, and only these, from now on.
+    /// Trusts these roots, and only these, from now on; the same ones change nothing.
     ///
     /// # Errors
     /// When they are those of another trust domain.
     pub fn replace_bundle(&self, bundle: TrustBundle) -> Result<(), IdentityError> {
         let exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
+        if *state.bundle == bundle {
+            return Ok(());
+        }
         let next = State::new(Arc::clone(&state.svid), Arc::new(bundle))?;
         self.state.store(Arc::new(next));
         drop(exchange);

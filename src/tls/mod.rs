@@ -35,3 +35,6 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 pub fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::UnitError;
 
-/// The longest duration that [`format`] writes: 99999h59m59s999ms.
+/// The longest duration that `format` writes: 99999h59m59s999ms.
 pub const DURATION_MAX: Duration = Duration::from_millis(MILLISECONDS_MAX);
 
 const MILLISECONDS_MAX: u64 = ((99_999 * 60 + 59) * 60 + 59) * 1000 + 999;

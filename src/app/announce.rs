@@ -1,0 +1,117 @@
+//! Saying that all serve, and how it goes, to whoever started this process: a line on stdout, a file
+//! descriptor, systemd's socket, or the supervisor that holds the other end of stdin.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    os::{
+        fd::AsFd as _,
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::bootstrap::variable;
+use crate::task::Tasks;
+
+/// The variables of systemd's protocol; they are for this process and not for its child.
+pub const NOTIFY_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// Where to say that all serve.
+#[derive(Debug, Clone, Default)]
+pub struct Announce {
+    /// `ready {…}` on stdout.
+    pub stdout: bool,
+    /// The JSON line to this file descriptor of ours.
+    pub fd: Option<u32>,
+    /// The JSON line to the supervisor, whose socket is our stdin.
+    pub supervisor: bool,
+}
+
+impl Announce {
+    /// Tells everyone that all serve, with the addresses really bound.
+    ///
+    /// # Errors
+    /// When the file descriptor or the supervisor can not be written to. A closed stdout is none:
+    /// nobody waits there.
+    pub fn ready(&self, addresses: &Value) -> io::Result<()> {
+        let line = format!("{addresses}\n");
+        if let Some(fd) = self.fd {
+            // The system's own name for it; a number can not be turned into a file without unsafe.
+            let path = format!("/proc/self/fd/{fd}");
+            let named = |error| io::Error::other(format!("--ready-fd {fd}: {error}"));
+            let mut file = OpenOptions::new().append(true).open(path).map_err(named)?;
+            file.write_all(line.as_bytes()).map_err(named)?;
+        }
+        if self.supervisor {
+            let socket = io::stdin().as_fd().try_clone_to_owned()?;
+            std::os::unix::net::UnixStream::from(socket).write_all(line.as_bytes())?;
+        }
+        if self.stdout {
+            let mut stdout = io::stdout().lock();
+            let _unheard = stdout.write_all(format!("ready {line}").as_bytes());
+            let _unheard = stdout.flush();
+        }
+        notify("READY=1");
+        Ok(())
+    }
+}
+
+/// Tells systemd, if it started us: `RELOADING=1`, `STOPPING=1`, `STATUS=…`. A lost message is not
+/// worth a failure.
+pub fn notify(message: &str) {
+    let Some(name) = variable("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&name, message) {
+        tracing::debug!(%error, message, "systemd was not told");
+    }
+}
+
+fn send(name: &str, message: &str) -> io::Result<()> {
+    let address = match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(name)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
+}
+
+/// Sends systemd a sign of life twice in the time after which it would end us, if it asks for one.
+pub fn start_watchdog(tasks: &mut Tasks) {
+    let Some(microseconds) = variable("WATCHDOG_USEC").and_then(|text| text.parse().ok()) else {
+        return;
+    };
+    let own = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+    if !own {
+        return;
+    }
+    let every = (Duration::from_micros(microseconds) / 2).max(Duration::from_millis(10));
+    tasks.spawn("watchdog", async move {
+        let mut ticks = tokio::time::interval(every);
+        loop {
+            ticks.tick().await;
+            notify("WATCHDOG=1");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::send;
+
+    #[test]
+    fn systemd_is_told_by_path_and_by_abstract_name() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let path = root.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("bound");
+        send(path.to_str().expect("text"), "READY=1").expect("sent");
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).expect("received");
+        assert_eq!(&buffer[..length], b"READY=1");
+        assert!(send("@outrigger-nobody-listens-here", "READY=1").is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! `outrigger context`: the control planes that this user knows.
+
+use std::{
+    path::{self, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Subcommand;
+
+use super::output::{self, Failure, Format};
+use crate::app::context::{Context, Contexts, NamedContext};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The contexts file [default: $XDG_CONFIG_HOME/outrigger/config.yaml]
+    #[arg(long, global = true, value_name = "FILE", env = "OUTRIGGER_CONTEXTS")]
+    contexts: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show all contexts and which one is current
+    List {
+        /// How to print them
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        #[arg(env = "OUTRIGGER_OUTPUT")]
+        output: Format,
+    },
+    /// Make a context the current one
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Add a context, or replace the one of that name
+    Add(AddArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct AddArgs {
+    /// Its name
+    name: String,
+    /// The control plane's address
+    #[arg(long, value_name = "HOST:PORT", env = "OUTRIGGER_SERVER")]
+    server: String,
+    /// PEM file with the roots that the control plane's certificate may come from
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_CACERT")]
+    cacert: PathBuf,
+    /// PEM file with the client certificate
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_CERT")]
+    cert: PathBuf,
+    /// PEM file with the client certificate's key
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_KEY")]
+    key: PathBuf,
+    /// The namespace meant when none is named [default: default]
+    #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
+    namespace: Option<String>,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let mut contexts = Contexts::load(args.contexts.as_deref())?;
+    match args.command {
+        Command::List { output } => output
+            .print(|| list(&contexts), || list_json(&contexts))
+            .map_err(|f| f.in_format(output)),
+        Command::Use { name } => {
+            contexts.choose_current(&name)?;
+            contexts.save()?;
+            output::out(&format!("current context: {name}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Add(args) => add(&mut contexts, args),
+    }
+}
+
+fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
+    let file = |path: PathBuf| -> Result<PathBuf, Failure> {
+        let context = format!("{}", path.display());
+        std::fs::metadata(&path).map_err(|error| anyhow::Error::new(error).context(context))?;
+        Ok(path::absolute(path)?)
+    };
+    let context = Context {
+        server: args.server,
+        certificate_authority: file(args.cacert)?,
+        client_certificate: file(args.cert)?,
+        client_key: file(args.key)?,
+        namespace: args.namespace,
+    };
+    contexts.put(NamedContext { name: args.name.clone(), context });
+    contexts.save()?;
+    output::out(&format!("context {} added to {}\n", args.name, contexts.path().display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(contexts: &Contexts) -> String {
+    let row = |named: &NamedContext| {
+        let current = contexts.current() == Some(named.name.as_str());
+        vec![
+            if current { "*" } else { "" }.to_owned(),
+            named.name.clone(),
+            named.context.server.clone(),
+            named.context.namespace().to_owned(),
+        ]
+    };
+    let rows: Vec<_> = contexts.all().iter().map(row).collect();
+    output::table(&["CURRENT", "NAME", "SERVER", "NAMESPACE"], &[], &rows)
+}
+
+fn list_json(contexts: &Contexts) -> serde_json::Value {
+    serde_json::json!({ "current-context": contexts.current(), "contexts": contexts.all() })
+}

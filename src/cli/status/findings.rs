@@ -1,0 +1,151 @@
+//! What is wrong with a mesh, out of its status: each finding says what, since when or how much,
+//! and one command that leads on.
+
+use std::time::{Duration, SystemTime};
+
+use super::traffic::Calls;
+use crate::{
+    cli::words,
+    reason::{Fault, Reason},
+    resource::pb,
+};
+
+/// From this share of failed calls on a service is a problem and not a remark.
+const FAILED_PROBLEM: f64 = 0.01;
+/// A certificate is renewed from half its life on; this late, renewals must have failed.
+const EXPIRY_WARNING: Duration = Duration::from_hours(1);
+
+/// How bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Severity {
+    Problem,
+    Warning,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    /// `orders.shop`, `orders-1.shop` or `GRPCRoute shop/orders`
+    pub(super) subject: String,
+    pub(super) what: String,
+    /// Further facts, and at last what to try.
+    pub(super) lines: Vec<String>,
+}
+
+/// Everything found, worst first.
+pub(super) fn all(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = status.services.iter().filter_map(of_service).collect();
+    findings.extend(status.refusals.iter().map(of_refusal));
+    findings.extend(status.sidecars.iter().filter_map(|sidecar| of_sidecar(sidecar, now)));
+    findings.extend(of_root(status, now));
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
+    let name = format!("{}.{}", service.name, service.namespace);
+    let calls = Calls::of(service);
+    let endpoints =
+        format!("{}: {} ready", words::count(index(service.total), "endpoint"), service.ready);
+    let missing = service.ready < service.total;
+    let Some((reason, count)) = calls.reasons().first().copied() else {
+        let what = if service.ready == 0 { "no endpoint is ready" } else { "not all are ready" };
+        return missing.then(|| Finding {
+            severity: Severity::Warning,
+            subject: name,
+            what: what.to_owned(),
+            lines: vec![endpoints],
+        });
+    };
+    let failed_share = 1.0 - calls.ok_share().unwrap_or(1.0);
+    let callers_fault = Reason::from_name(reason).is_some_and(|r| r.row().fault == Fault::Caller);
+    let severity = if failed_share >= FAILED_PROBLEM && !callers_fault {
+        Severity::Problem
+    } else {
+        Severity::Warning
+    };
+    let window =
+        words::age(Duration::try_from_secs_f64(service.window_seconds).unwrap_or_default());
+    let what = format!(
+        "{reason}: {count} of {} calls failed in the last {window} (from {})",
+        calls.total,
+        calls.failed_from.join(", "),
+    );
+    let mut lines = Vec::new();
+    if missing || service.total == 0 {
+        lines.push(endpoints);
+    }
+    lines.push(format!("try: {}", next_command(reason, service)));
+    Some(Finding { severity, subject: name, what, lines })
+}
+
+/// One command that shows more of the cause.
+fn next_command(reason: &str, service: &pb::ServiceStatus) -> String {
+    let (name, namespace) = (&service.name, &service.namespace);
+    match Reason::from_name(reason) {
+        Some(Reason::Denied | Reason::Unauthenticated) => {
+            format!("outrigger get authorizationpolicies -n {namespace}")
+        }
+        Some(Reason::NoRoute | Reason::BackendInvalid | Reason::UnknownService) => {
+            format!("outrigger get grpcroutes,httproutes,services -n {namespace} -o wide")
+        }
+        Some(Reason::BulkheadFull | Reason::BulkheadWait | Reason::CircuitOpen) => {
+            format!("outrigger get trafficpolicies -n {namespace} -o yaml")
+        }
+        _ => format!("outrigger status {name}.{namespace}"),
+    }
+}
+
+fn of_refusal(refusal: &pb::Refusal) -> Finding {
+    let subject = refusal.resource.as_ref().map_or_else(String::new, |id| {
+        let namespace = if id.namespace.is_empty() { "" } else { "/" };
+        format!("{} {}{namespace}{}", id.kind, id.namespace, id.name)
+    });
+    let problem = refusal.problems.first();
+    let message = problem.map_or("no reason given", |problem| problem.message.as_str());
+    let field = problem.map_or("", |problem| problem.field.as_str());
+    let mut lines = Vec::new();
+    if !field.is_empty() {
+        lines.push(format!("at {field}; the last good version stays in use there"));
+    }
+    lines.extend(problem.filter(|p| !p.hint.is_empty()).map(|p| format!("mend: {}", p.hint)));
+    Finding {
+        severity: Severity::Problem,
+        subject,
+        what: format!("refused by {}: {message}", refusal.workload),
+        lines,
+    }
+}
+
+fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -> Option<Finding> {
+    let expires = words::time(sidecar.certificate_expires_at.as_ref())?;
+    let left = expires.duration_since(now);
+    let (severity, what) = match left {
+        Err(_) => (Severity::Problem, "certificate has expired".to_owned()),
+        Ok(left) if left < EXPIRY_WARNING => {
+            (Severity::Warning, format!("certificate expires in {}", words::age(left)))
+        }
+        Ok(_) => return None,
+    };
+    let subject = format!("{}.{}", sidecar.workload, sidecar.namespace);
+    let lines = vec!["try: outrigger check".to_owned()];
+    Some(Finding { severity, subject, what, lines })
+}
+
+/// The mesh's root is replaced by people, so they are told in time.
+fn of_root(status: &pb::StatusResponse, now: SystemTime) -> Option<Finding> {
+    const WARNING: Duration = Duration::from_hours(60 * 24);
+    let expires = words::time(status.root_expires_at.as_ref())?;
+    let left = expires.duration_since(now).unwrap_or_default();
+    (left < WARNING).then(|| Finding {
+        severity: if left.is_zero() { Severity::Problem } else { Severity::Warning },
+        subject: "root certificate".to_owned(),
+        what: format!("expires in {}", words::age(left)),
+        lines: vec!["every identity of the mesh ends with it".to_owned()],
+    })
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

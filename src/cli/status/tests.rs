@@ -1,0 +1,160 @@
+//! The picture as a whole, against what it should look like.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prost_types::Timestamp;
+
+use super::render::{View, render};
+use crate::resource::pb;
+
+const NOW: u64 = 1_795_435_200;
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(NOW)
+}
+
+fn at(seconds_from_now: i64) -> Option<Timestamp> {
+    let now = i64::try_from(NOW).expect("small");
+    Some(Timestamp { seconds: now + seconds_from_now, nanos: 0 })
+}
+
+fn service(
+    name: &str,
+    ready: u32,
+    total: u32,
+    calls: u64,
+    failed: &[(&str, u64)],
+) -> pb::ServiceStatus {
+    let failed: HashMap<String, u64> =
+        failed.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+    pb::ServiceStatus {
+        name: name.into(),
+        namespace: "shop".into(),
+        ready,
+        total,
+        traffic: vec![pb::Traffic {
+            source: "orders.shop".into(),
+            destination: format!("{name}.shop"),
+            total: calls,
+            failed,
+            latency_buckets: vec![0, 0, 0, 0, calls],
+        }],
+        window_seconds: 300.0,
+    }
+}
+
+fn sidecar(workload: &str, service: &str, expires: i64) -> pb::SidecarStatus {
+    pb::SidecarStatus {
+        workload: workload.into(),
+        service: service.into(),
+        namespace: "shop".into(),
+        version: "0.1.0".into(),
+        address: "127.0.0.1:15006".into(),
+        phase: pb::WorkloadPhase::Ready.into(),
+        in_flight: 0,
+        connected_at: at(-600),
+        certificate_expires_at: at(expires),
+        in_sync: true,
+        revision: 42,
+    }
+}
+
+fn status() -> pb::StatusResponse {
+    pb::StatusResponse {
+        revision: 42,
+        changed_at: at(-180),
+        changed_by: "ana".into(),
+        change_message: "inventory canary".into(),
+        services: vec![
+            service("catalog", 1, 1, 3000, &[]),
+            service("inventory", 1, 3, 412, &[("no_endpoint", 61)]),
+        ],
+        sidecars: vec![
+            sidecar("orders-2", "orders", 41 * 60),
+            sidecar("catalog-1", "catalog", 80_000),
+        ],
+        started_at: at(-9 * 86_400),
+        root_expires_at: at(9 * 365 * 86_400),
+        version: "0.1.0".into(),
+        tracing_ui: "http://127.0.0.1:16686".into(),
+        refusals: Vec::new(),
+    }
+}
+
+fn picture(status: &pb::StatusResponse) -> String {
+    let view = View { server: "localhost:15010", now: now(), sidecars: false, coloured: false };
+    render(status, view)
+}
+
+#[test]
+fn what_is_wrong_comes_first_and_worst_first() {
+    let expected = "\
+DEGRADED  1 problem, 1 warning   rev 42, 3m ago, ana: \"inventory canary\"   2/2 in sync
+
+x inventory.shop   no_endpoint: 61 of 412 calls failed in the last 5m (from orders.shop)
+    3 endpoints: 1 ready
+    try: outrigger status inventory.shop
+! orders-2.shop   certificate expires in 41m
+    try: outrigger check
+
+SERVICE         READY  RPS      OK  P50  P99  REASONS 5m      REV
+inventory.shop    1/3  1.4  85.19%  3ms  4ms  no_endpoint 61  -
+catalog.shop      1/1   10    100%  3ms  4ms  -               42
+
+control plane localhost:15010  up 9d  root expires in 9y  version 0.1.0
+traces http://127.0.0.1:16686
+";
+    assert_eq!(picture(&status()), expected);
+}
+
+#[test]
+fn an_empty_mesh_says_what_to_do() {
+    let status = pb::StatusResponse { started_at: at(-5), ..Default::default() };
+    let expected = "\
+HEALTHY   rev 0
+
+no services yet; outrigger run NAME --app :PORT -- COMMAND adds one
+
+control plane localhost:15010  up 5s
+";
+    assert_eq!(picture(&status), expected);
+}
+
+#[test]
+fn a_refusal_names_who_refused_what_and_how_to_mend_it() {
+    let id = pb::ResourceId {
+        kind: "GRPCRoute".into(),
+        namespace: "shop".into(),
+        name: "orders".into(),
+    };
+    let problem = pb::Problem {
+        field: "spec.rules[0]".into(),
+        message: "no such filter".into(),
+        hint: "update the sidecar".into(),
+        ..Default::default()
+    };
+    let refusal =
+        pb::Refusal { resource: Some(id), workload: "web-1".into(), problems: vec![problem] };
+    let status = pb::StatusResponse { refusals: vec![refusal], ..Default::default() };
+    let picture = picture(&status);
+    let expected = "\
+x GRPCRoute shop/orders   refused by web-1: no such filter
+    at spec.rules[0]; the last good version stays in use there
+    mend: update the sidecar
+";
+    assert!(picture.contains(expected), "{picture}");
+}
+
+#[test]
+fn the_caller_s_own_mistakes_are_no_problem_of_the_service() {
+    let status = pb::StatusResponse {
+        services: vec![service("payments", 1, 1, 10, &[("denied", 5)])],
+        ..Default::default()
+    };
+    let picture = picture(&status);
+    assert!(picture.starts_with("HEALTHY  1 warning"), "{picture}");
+    assert!(picture.contains("try: outrigger get authorizationpolicies -n shop"), "{picture}");
+}

@@ -1,0 +1,86 @@
+//! Times, shares and counts as people read them at a glance.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost_types::Timestamp;
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 365 * DAY;
+
+/// `45s`, `12m`, `3h`, `9d`, `2y`: the largest unit of which there are two, rounded down.
+pub(super) fn age(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (size, unit) = match seconds {
+        0..120 => (1, "s"),
+        120..7200 => (MINUTE, "m"),
+        7200..172_800 => (HOUR, "h"),
+        172_800..63_072_000 => (DAY, "d"),
+        _ => (YEAR, "y"),
+    };
+    format!("{}{unit}", seconds / size)
+}
+
+/// `0.4ms`, `4ms`, `1.2s`
+pub(super) fn latency(milliseconds: f64) -> String {
+    match milliseconds {
+        ms if ms < 1.0 => format!("{ms:.1}ms"),
+        ms if ms < 1000.0 => format!("{ms:.0}ms"),
+        ms => format!("{:.1}s", ms / 1000.0),
+    }
+}
+
+/// `1 problem`, `2 problems`
+pub(super) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A point in time of the API; `None` for one that is absent or before 1970.
+pub(super) fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
+    let timestamp = timestamp?;
+    let seconds = u64::try_from(timestamp.seconds).ok()?;
+    let nanoseconds = u32::try_from(timestamp.nanos).ok()?;
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
+}
+
+/// As JSON has it: `2026-11-23T12:00:00Z`; null when absent.
+pub(super) fn time_json(timestamp: Option<&Timestamp>) -> serde_json::Value {
+    timestamp.map_or(serde_json::Value::Null, |timestamp| timestamp.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{age, count, latency};
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (seconds, expected) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (7199, "119m"),
+            (7200, "2h"),
+            (172_800, "2d"),
+            (86_400 * 400, "400d"),
+            (86_400 * 3650, "10y"),
+        ] {
+            assert_eq!(age(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn latencies_have_no_more_digits_than_they_mean() {
+        for (milliseconds, expected) in
+            [(0.44, "0.4ms"), (4.2, "4ms"), (999.0, "999ms"), (1249.0, "1.2s")]
+        {
+            assert_eq!(latency(milliseconds), expected);
+        }
+        assert_eq!(
+            (count(1, "problem"), count(2, "problem")),
+            ("1 problem".into(), "2 problems".into())
+        );
+    }
+}

@@ -1,0 +1,368 @@
+//! Renewal of an SVID: when, what after a failure, and the loop that does it.
+//!
+//! An SVID is renewed at a random moment between 50 and 60 % of its life, so that sidecars that
+//! started together do not come back together, and half of its life is left for a control plane
+//! that is away. Failures are tried again with exponential backoff and full jitter, bounded by what
+//! is left; after the end it goes on, since the control plane renews for 72 hours more. Time and
+//! randomness are arguments of everything but the loop's own waits.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustls_pki_types::CertificateDer;
+use tokio::task::spawn_blocking;
+
+use super::{ca::BACKDATE, csr, disk::DataDirectory};
+use crate::{
+    spiffe::{Svid, TrustBundle},
+    tls::{self, Identity, Role},
+};
+
+/// The earliest and latest moment of renewal, as shares of an SVID's life.
+const RENEW_SHARE: (f64, f64) = (0.5, 0.6);
+/// The first wait after a failure, before jitter; doubles with each.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// No wait after a failure is longer.
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// No wait is shorter: neither after a failure nor between two successes.
+const WAIT_MIN: Duration = Duration::from_millis(200);
+/// The share of what is left of a life that one wait may take, as a divisor.
+const REMAINING_DIVISOR: u32 = 8;
+/// The wall clock is looked at again this often: a machine that slept wakes to an old certificate.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// How long one renewal may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(30);
+
+/// Gets a certificate for a new key, by the current SVID.
+pub trait Renew {
+    /// Why it did not.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Sends a CSR (PKCS#10, DER) and returns the chain and, when it is known, whom to trust.
+    ///
+    /// # Errors
+    /// When the control plane can not be reached or refuses.
+    fn renew(&self, csr: &[u8]) -> impl Future<Output = Result<Renewed, Self::Error>> + Send;
+}
+
+/// What came back for a CSR.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    /// Leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The roots to trust from now on; absent: as before.
+    pub bundle: Option<TrustBundle>,
+}
+
+/// How one renewal ended, for metrics and `status`; the log has it already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new SVID is in use.
+    Renewed {
+        /// When it ends.
+        not_after: SystemTime,
+    },
+    /// The old one stays.
+    Failed {
+        /// So many times in a row.
+        times: u32,
+    },
+}
+
+/// Where the loop gets time and randomness from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources {
+    /// The wall clock.
+    pub now: fn() -> SystemTime,
+    /// A number of 0.0 up to 1.0.
+    pub random: fn() -> f64,
+}
+
+impl Sources {
+    /// The real ones.
+    pub const REAL: Self = Self { now: crate::clock::now, random: fastrand::f64 };
+}
+
+/// When to renew an SVID; `random` is from 0.0 up to 1.0. In the past when that moment has passed.
+pub fn renew_at(not_before: SystemTime, not_after: SystemTime, random: f64) -> SystemTime {
+    // A CA dates the beginning back; a short life would be half over when it begins.
+    let whole = not_after.duration_since(not_before).unwrap_or_default();
+    let life = if whole > BACKDATE { whole - BACKDATE } else { whole };
+    let (earliest, latest) = RENEW_SHARE;
+    let share = earliest + (latest - earliest) * random.clamp(0.0, 1.0);
+    not_after - life.mul_f64(1.0 - share)
+}
+
+/// How long to wait after the `times`th failure in a row; `random` is from 0.0 up to 1.0.
+pub fn retry_after(times: u32, not_after: SystemTime, now: SystemTime, random: f64) -> Duration {
+    let doubled = 2_u32.saturating_pow(times.saturating_sub(1).min(16));
+    let longest = BACKOFF_FIRST.saturating_mul(doubled).min(BACKOFF_MAX);
+    let longest = match not_after.duration_since(now) {
+        Ok(left) => longest.min(left / REMAINING_DIVISOR),
+        Err(_) => longest,
+    };
+    longest.mul_f64(random.clamp(0.0, 1.0)).max(WAIT_MIN)
+}
+
+/// Keeps an identity's SVID fresh until the future is dropped: waits, makes a new key, renews, puts
+/// it in use and stores it. Between a success and its storing nothing is lost but the stored copy.
+pub async fn keep(
+    identity: Arc<Identity>,
+    renewer: impl Renew,
+    disk: Option<Arc<DataDirectory>>,
+    sources: Sources,
+    mut observe: impl FnMut(Outcome),
+) -> Infallible {
+    let mut failures: u32 = 0;
+    loop {
+        let svid = identity.svid();
+        let at = renew_at(svid.not_before(), svid.not_after(), (sources.random)());
+        if failures == 0 {
+            tokio::time::sleep(WAIT_MIN).await;
+            wait_until(at, sources.now).await;
+        }
+        match renew_once(&identity, &renewer, disk.as_ref(), sources.now).await {
+            Ok(()) => {
+                failures = 0;
+                let not_after = identity.svid().not_after();
+                observe(Outcome::Renewed { not_after });
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                tracing::warn!(failures, error, "can not renew the certificate");
+                observe(Outcome::Failed { times: failures });
+                let random = (sources.random)();
+                let wait = retry_after(failures, svid.not_after(), (sources.now)(), random);
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+async fn wait_until(at: SystemTime, now: fn() -> SystemTime) {
+    while let Ok(left) = at.duration_since(now()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+    }
+}
+
+/// One renewal; the error is text, because it is for the log alone.
+async fn renew_once(
+    identity: &Identity,
+    renewer: &impl Renew,
+    disk: Option<&Arc<DataDirectory>>,
+    now: fn() -> SystemTime,
+) -> Result<(), String> {
+    let request = csr::make().map_err(chain_text)?;
+    let renewed = tokio::time::timeout(ATTEMPT_MAX, renewer.renew(&request.csr)).await;
+    let renewed = renewed.map_err(|_| format!("no answer within {} s", ATTEMPT_MAX.as_secs()))?;
+    let renewed = renewed.map_err(chain_text)?;
+    let svid = Svid::new(renewed.chain, request.key, tls::provider()).map_err(chain_text)?;
+    let bundle = renewed.bundle.unwrap_or_else(|| (*identity.bundle()).clone());
+    // One that peers would refuse must not take the place of one that works.
+    tls::verify(svid.chain(), &bundle, Role::Server, now()).map_err(chain_text)?;
+    // Roots first: peers may already show what only the new ones accept.
+    identity.replace_bundle(bundle).map_err(chain_text)?;
+    identity.replace_svid(svid).map_err(chain_text)?;
+    if let Some(disk) = disk {
+        store(identity, disk).await;
+    }
+    Ok(())
+}
+
+/// A copy that can not be stored is no failed renewal: the new SVID is in use.
+async fn store(identity: &Identity, disk: &Arc<DataDirectory>) {
+    let (disk, svid, bundle) = (Arc::clone(disk), identity.svid(), identity.bundle());
+    let write = move || disk.save_bundle(&bundle).and_then(|()| disk.save_svid(&svid));
+    match spawn_blocking(write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain_text(error), "can not store the certificate");
+        }
+        Err(error) => tracing::error!(%error, "can not store the certificate"),
+    }
+}
+
+fn chain_text(error: impl Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::{Duration, SystemTime, UNIX_EPOCH},
+    };
+
+    use tokio::time::Instant;
+
+    use super::{Outcome, Renew, Renewed, Sources, WAIT_MIN, keep, renew_at, retry_after};
+    use crate::{
+        identity::{Authority, csr, disk::DataDirectory},
+        spiffe::{SpiffeId, Svid},
+        tls::{self, Identity},
+    };
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn base() -> SystemTime {
+        UNIX_EPOCH + Duration::from_hours(500_000)
+    }
+
+    thread_local! {
+        static START: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    /// A wall clock that goes with tokio's paused one.
+    fn now() -> SystemTime {
+        let start = START.get().unwrap_or_else(Instant::now);
+        START.set(Some(start));
+        base() + start.elapsed()
+    }
+
+    const SOURCES: Sources = Sources { now, random: || 0.5 };
+
+    #[test]
+    fn renewal_is_between_half_and_six_tenths_of_life() {
+        let (begin, end) = (base(), base() + Duration::from_secs(60) + 10 * HOUR);
+        let at = |random| renew_at(begin, end, random).duration_since(end - 10 * HOUR).ok();
+        assert_eq!(at(0.0), Some(5 * HOUR));
+        assert_eq!(at(0.5), Some(HOUR.mul_f64(5.5)));
+        assert_eq!(at(1.0), Some(6 * HOUR));
+        assert_eq!(at(7.0), Some(6 * HOUR));
+    }
+
+    #[test]
+    fn a_life_of_seconds_is_renewed_within_it() {
+        let issued = base();
+        let (begin, end) = (issued - Duration::from_secs(60), issued + Duration::from_secs(4));
+        assert_eq!(renew_at(begin, end, 0.0), issued + Duration::from_secs(2));
+        assert!(renew_at(end, begin, 0.0) <= end);
+    }
+
+    #[test]
+    fn waits_grow_have_jitter_and_leave_room_before_the_end() {
+        let far = base() + 100 * HOUR;
+        let seconds = |times, random| retry_after(times, far, base(), random).as_secs_f64();
+        assert_eq!((seconds(1, 1.0), seconds(2, 1.0), seconds(5, 1.0)), (1.0, 2.0, 16.0));
+        assert_eq!((seconds(5, 0.5), seconds(100, 1.0)), (8.0, 300.0));
+        assert_eq!(retry_after(9, far, base(), 0.0), WAIT_MIN);
+        let soon = base() + Duration::from_secs(40);
+        assert_eq!(retry_after(9, soon, base(), 1.0), Duration::from_secs(5));
+        assert_eq!(retry_after(9, base(), base(), 1.0), WAIT_MIN);
+        assert_eq!(retry_after(9, base() - HOUR, base(), 1.0), Duration::from_secs(256));
+    }
+
+    /// A control plane that fails so many times first.
+    struct Plane {
+        authority: Authority,
+        failures: AtomicU32,
+        keys: Mutex<Vec<Vec<u8>>>,
+        names: &'static str,
+    }
+
+    impl Renew for Arc<Plane> {
+        type Error = std::io::Error;
+
+        async fn renew(&self, csr: &[u8]) -> Result<Renewed, Self::Error> {
+            let failing = |left: u32| left.checked_sub(1);
+            let order = Ordering::Relaxed;
+            if self.failures.fetch_update(order, order, failing).is_ok() {
+                return Err(std::io::Error::other("away"));
+            }
+            self.keys.lock().expect("whole").push(csr.to_vec());
+            let issued = self.authority.sign(csr, &id(self.names), 10 * HOUR, now());
+            let bundle = Some(self.authority.bundle().clone());
+            Ok(Renewed { chain: issued.expect("signed").chain, bundle })
+        }
+    }
+
+    fn id(service: &str) -> SpiffeId {
+        format!("spiffe://mesh.local/ns/shop/svc/{service}").parse().expect("an ID")
+    }
+
+    fn plane(failures: u32, names: &'static str) -> (Arc<Plane>, Arc<Identity>) {
+        let authority = Authority::create("mesh.local", now()).expect("a CA");
+        let request = csr::make().expect("a key");
+        let first = authority.sign(&request.csr, &id("orders"), 10 * HOUR, now()).expect("signed");
+        let first = Svid::new(first.chain, request.key, tls::provider()).expect("an SVID");
+        let identity = Identity::new(first, authority.bundle().clone()).expect("one domain");
+        let failures = AtomicU32::new(failures);
+        let plane = Plane { authority, failures, keys: Mutex::default(), names };
+        (Arc::new(plane), Arc::new(identity))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_svid_is_renewed_with_a_new_key_each_time_and_stored() {
+        let (plane, identity) = plane(0, "orders");
+        let directory = tempfile::tempdir().expect("a directory");
+        let disk = Arc::new(DataDirectory::open(directory.path()).expect("mine"));
+        let mut outcomes = Vec::new();
+        let kept = keep(
+            Arc::clone(&identity),
+            Arc::clone(&plane),
+            Some(Arc::clone(&disk)),
+            SOURCES,
+            |outcome| outcomes.push((outcome, now())),
+        );
+        tokio::time::timeout(12 * HOUR, kept).await.expect_err("never ends");
+        assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+        let Outcome::Renewed { not_after } = outcomes[0].0 else { panic!("{outcomes:?}") };
+        let late = outcomes[0].1.duration_since(base() + HOUR.mul_f64(5.5)).expect("not before");
+        assert!(late < Duration::from_secs(1), "{late:?}");
+        assert!(not_after > base() + 15 * HOUR);
+        let keys = plane.keys.lock().expect("whole").clone();
+        assert_ne!(keys[0], keys[1]);
+        let stored = disk.load_svid().expect("readable").expect("stored");
+        assert_eq!(stored.chain(), identity.svid().chain());
+        assert!(disk.load_bundle("mesh.local").expect("readable").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_retried_and_the_old_svid_serves_on() {
+        let (plane, identity) = plane(3, "orders");
+        let before = identity.svid();
+        let mut outcomes = Vec::new();
+        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, |outcome| {
+            if matches!(outcome, Outcome::Failed { .. }) {
+                assert_eq!(identity.svid().chain(), before.chain());
+            }
+            outcomes.push(outcome);
+        });
+        tokio::time::timeout(6 * HOUR, kept).await.expect_err("never ends");
+        let failed = |times| Outcome::Failed { times };
+        assert_eq!(outcomes[..3], [failed(1), failed(2), failed(3)]);
+        assert!(matches!(outcomes[3..], [Outcome::Renewed { .. }]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_for_somebody_else_is_not_used() {
+        let (plane, identity) = plane(0, "payments");
+        let before = identity.svid();
+        let mut failures = 0;
+        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, |outcome| {
+            failures += u32::from(matches!(outcome, Outcome::Failed { .. }));
+        });
+        tokio::time::timeout(6 * HOUR, kept).await.expect_err("never ends");
+        assert!(failures > 3);
+        assert_eq!(identity.svid().chain(), before.chain());
+    }
+}
