@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Context, compile};
 use crate::{
-    resource::{Problem, ResourceKey, key, pb},
+    resource::{Problem, ResourceKey, key, pb, yaml},
     snapshot::{Destination, Node, Snapshot},
     units::ServiceName,
 };
@@ -12,6 +12,8 @@ use crate::{
 mod inbound;
 mod routes;
 mod services;
+mod settings;
+mod whole;
 
 /// Resources by key, as `compile` takes them.
 #[derive(Debug, Default, Clone)]
@@ -22,6 +24,16 @@ struct World {
 impl World {
     fn with(mut self, resource: pb::Resource) -> Self {
         self.resources.insert(key(&resource).expect("a spec"), Arc::new(resource));
+        self
+    }
+
+    /// As people write them.
+    fn and(mut self, text: &str) -> Self {
+        let (parsed, problems) = yaml::parse(text, "test.yaml");
+        assert_eq!(lines(&problems), [""; 0], "{text}");
+        for parsed in parsed {
+            self = self.with(parsed.resource);
+        }
         self
     }
 
