@@ -9,6 +9,7 @@ use crate::{
     units::ServiceName,
 };
 
+mod any;
 mod inbound;
 mod routes;
 mod services;
