@@ -5,6 +5,7 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod context;
+mod dev;
 mod environment;
 mod output;
 mod remote;
@@ -38,6 +39,8 @@ struct Cli {
 enum Command {
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Run a control plane and several services with their sidecars
+    Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// Run one service of the demo's shop
@@ -82,6 +85,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Context(args) => context::run(args),
+            Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Shop(args) => shop::run(&args),
             Self::Status(args) => wait(status::run(args)),
