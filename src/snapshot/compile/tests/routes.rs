@@ -1,25 +1,29 @@
 //! Attachment, precedence, settings and their conflicts.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use super::{
-    World, backend, context, created, destination, lines, parent, port, resource, service, target,
-};
+use super::{World, backend, created, destination, parent, port, resource, service};
 use crate::{
     http::Head,
-    reason::GrpcCode,
     resource::pb,
     routing::{choose_port, select},
-    snapshot::{Balancing, Context, Node, Retry, RouteSettings, Rule, Snapshot},
-    units::ServiceName,
+    snapshot::{Rule, Snapshot},
 };
 
-fn http_route(name: &str, parents: Vec<pb::ParentRef>, rules: Vec<pb::HttpRouteRule>) -> pb::Resource {
+fn http_route(
+    name: &str,
+    parents: Vec<pb::ParentRef>,
+    rules: Vec<pb::HttpRouteRule>,
+) -> pb::Resource {
     let route = pb::HttpRoute { parent_refs: parents, rules, ..pb::HttpRoute::default() };
     resource(name, pb::resource::Spec::HttpRoute(route))
 }
 
-fn grpc_route(name: &str, parents: Vec<pb::ParentRef>, rules: Vec<pb::GrpcRouteRule>) -> pb::Resource {
+fn grpc_route(
+    name: &str,
+    parents: Vec<pb::ParentRef>,
+    rules: Vec<pb::GrpcRouteRule>,
+) -> pb::Resource {
     let route = pb::GrpcRoute { parent_refs: parents, rules, ..pb::GrpcRoute::default() };
     resource(name, pb::resource::Spec::GrpcRoute(route))
 }
@@ -71,14 +75,16 @@ fn rule_name(snapshot: &Snapshot, port: u16, method: &str, path: &str) -> String
 
 #[test]
 fn an_attached_route_replaces_the_default_on_its_ports() {
-    let all = http_route("all", vec![parent("orders", None)], vec![pb::HttpRouteRule {
-        matches: vec![path("", "/a")],
-        ..named("")
-    }]);
-    let one = http_route("one", vec![parent("orders", Some(80))], vec![pb::HttpRouteRule {
-        matches: vec![path("", "/b")],
-        ..named("b")
-    }]);
+    let all = http_route(
+        "all",
+        vec![parent("orders", None)],
+        vec![pb::HttpRouteRule { matches: vec![path("", "/a")], ..named("") }],
+    );
+    let one = http_route(
+        "one",
+        vec![parent("orders", Some(80))],
+        vec![pb::HttpRouteRule { matches: vec![path("", "/b")], ..named("b") }],
+    );
     let snapshot = orders().with(all).with(one).snapshot();
     for (port, path, expected) in [
         (80, "/a", "shop/all 0"),
@@ -102,7 +108,8 @@ fn matches_are_tried_in_gateway_api_s_precedence() {
         };
         (0..count).map(header).collect()
     };
-    let query = vec![pb::QueryParamMatch { name: "q".into(), value: "1".into(), ..Default::default() }];
+    let query =
+        vec![pb::QueryParamMatch { name: "q".into(), value: "1".into(), ..Default::default() }];
     let in_order = [
         ("exact", path("Exact", "/a/b")),
         ("regex", path("RegularExpression", "/a/.")),
@@ -147,10 +154,10 @@ fn grpc_matches_are_tried_by_the_length_of_service_and_method() {
             service: part(service),
             method: part(method),
         };
-        let header = pb::HeaderMatch { name: "x".into(), value: "1".into(), ..Default::default() };
+        let x = pb::HeaderMatch { name: "x".into(), value: "1".into(), ..Default::default() };
         pb::GrpcRouteMatch {
             method: (method.service.is_some() || method.method.is_some()).then_some(method),
-            headers: if header { vec![header.clone()] } else { Vec::new() },
+            headers: if header { vec![x] } else { Vec::new() },
         }
     };
     let in_order = [
@@ -162,18 +169,15 @@ fn grpc_matches_are_tried_by_the_length_of_service_and_method() {
         ("nothing", grpc("", "", false)),
     ];
     for first in 0..in_order.len() {
-        let rules = in_order[first..].iter().enumerate().rev();
-        let rule = |(index, (_, matching)): (usize, &(&str, pb::GrpcRouteMatch))| {
-            pb::GrpcRouteRule { matches: vec![matching.clone()], ..grpc_named(&format!("r{index}")) }
+        let written = |(name, matching): &(&str, pb::GrpcRouteMatch)| pb::GrpcRouteRule {
+            matches: vec![matching.clone()],
+            ..grpc_named(&name.replace(' ', "-"))
         };
-        let route = grpc_route("r", vec![parent("orders", None)], rules.map(rule).collect());
+        let rules = in_order[first..].iter().rev().map(written).collect();
+        let route = grpc_route("r", vec![parent("orders", None)], rules);
         let snapshot = orders().with(route).snapshot();
-        let found = rule(&snapshot, "/shop.Orders/Place").expect("a rule");
-        assert_eq!(&*found.id.rule, "r0", "{}", in_order[first].0);
-        assert!(super::routes::rule(&snapshot, 80, "GET", "/", false).is_none(), "gRPC only");
-
-        fn rule(snapshot: &Snapshot, path: &str) -> Option<Arc<Rule>> {
-            super::rule(snapshot, 80, "POST", path, true)
-        }
+        let found = rule(&snapshot, 80, "POST", "/shop.Orders/Place", true).expect("a rule");
+        assert_eq!(*found.id.rule, in_order[first].0.replace(' ', "-"));
+        assert!(rule(&snapshot, 80, "GET", "/", false).is_none(), "only gRPC calls match");
     }
 }

@@ -118,9 +118,7 @@ fn what_does_not_compile_keeps_its_last_good_form() {
     let snapshot = good.snapshot();
     let bad = good.clone().with(service("orders", vec![port(70_000, "", "")]));
     let (next, problems) = compile(&bad.resources, Some(&snapshot), &context());
-    assert_eq!(lines(&problems), [
-        "error: Service shop/orders: spec.ports[0].port: not a port"
-    ]);
+    assert_eq!(lines(&problems), ["error: Service shop/orders: spec.ports[0].port: not a port"]);
     assert_eq!(destination(&next, "orders").ports[0].number, 80);
     assert_eq!(next.good, good.resources, "what is good is handed on");
 
@@ -190,19 +188,22 @@ fn references_to_what_is_missing_are_warned_of() {
         .with(resource("orders", pb::resource::Spec::HttpRoute(route)))
         .with(resource("p", policy(targets)))
         .with(resource("a", pb::resource::Spec::AuthorizationPolicy(authorization)));
-    assert_eq!(world.problems(), [
-        "warning: HTTPRoute shop/orders: spec.parentRefs: no Service nobody.shop",
-        "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[1]: BackendNotFound: orders.shop \
+    assert_eq!(
+        world.problems(),
+        [
+            "warning: HTTPRoute shop/orders: spec.parentRefs: no Service nobody.shop",
+            "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[1]: BackendNotFound: orders.shop \
          has no port 81",
-        "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[2]: BackendNotFound: no Service \
+            "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[2]: BackendNotFound: no Service \
          absent.shop",
-        "warning: TrafficPolicy shop/p: spec.targetRefs[1]: TargetNotFound: no Service absent.shop",
-        "warning: TrafficPolicy shop/p: spec.targetRefs[3]: TargetNotFound: HTTPRoute shop/orders \
+            "warning: TrafficPolicy shop/p: spec.targetRefs[1]: TargetNotFound: no Service absent.shop",
+            "warning: TrafficPolicy shop/p: spec.targetRefs[3]: TargetNotFound: HTTPRoute shop/orders \
          has no rule none",
-        "warning: TrafficPolicy shop/p: spec.targetRefs[4]: TargetNotFound: no GRPCRoute shop/orders",
-        "warning: AuthorizationPolicy shop/a: spec.targetRefs[0]: TargetNotFound: no Service \
+            "warning: TrafficPolicy shop/p: spec.targetRefs[4]: TargetNotFound: no GRPCRoute shop/orders",
+            "warning: AuthorizationPolicy shop/a: spec.targetRefs[0]: TargetNotFound: no Service \
          absent.shop",
-    ]);
+        ]
+    );
     let (_, problems) = world.compile(&Context { complete: false, ..context() });
     let sure = lines(&problems);
     assert_eq!(sure.len(), 2, "what nobody asked for may well be there: {sure:?}");

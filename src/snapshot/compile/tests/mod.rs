@@ -70,11 +70,8 @@ fn destination(snapshot: &Snapshot, name: &str) -> Arc<Destination> {
 
 fn resource(name: &str, spec: pb::resource::Spec) -> pb::Resource {
     let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
-    let metadata = pb::Metadata {
-        name: name.into(),
-        namespace: namespace.into(),
-        ..pb::Metadata::default()
-    };
+    let metadata =
+        pb::Metadata { name: name.into(), namespace: namespace.into(), ..pb::Metadata::default() };
     pb::Resource { metadata: Some(metadata), spec: Some(spec), status: None }
 }
 
@@ -92,12 +89,7 @@ fn labelled(mut resource: pb::Resource, label: &str, value: &str) -> pb::Resourc
 }
 
 fn port(number: u32, name: &str, protocol: &str) -> pb::ServicePort {
-    pb::ServicePort {
-        name: name.into(),
-        port: number,
-        app_protocol: protocol.into(),
-        mtls: 0,
-    }
+    pb::ServicePort { name: name.into(), port: number, app_protocol: protocol.into(), mtls: 0 }
 }
 
 fn service(name: &str, ports: Vec<pb::ServicePort>) -> pb::Resource {
