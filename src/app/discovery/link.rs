@@ -46,7 +46,7 @@ impl Link {
         let link = async {
             send(&sender, Message::Hello(hello)).await?;
             let answer = client.discovery().subscribe(ReceiverStream::new(receiver)).await?;
-            Ok(answer.into_inner())
+            Ok::<_, Status>(answer.into_inner())
         };
         let late = |_| Status::unavailable(format!("no answer within {}s", OPEN_MAX.as_secs()));
         let inbound = timeout(OPEN_MAX, link).await.map_err(late)??;
@@ -62,10 +62,7 @@ impl Link {
     }
 }
 
-async fn send(
-    sender: &mpsc::Sender<pb::SubscribeRequest>,
-    message: Message,
-) -> Result<(), Status> {
+async fn send(sender: &mpsc::Sender<pb::SubscribeRequest>, message: Message) -> Result<(), Status> {
     let request = pb::SubscribeRequest { message: Some(message) };
     match timeout(SEND_MAX, sender.send(request)).await {
         Ok(Ok(())) => Ok(()),

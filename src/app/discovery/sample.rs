@@ -29,11 +29,8 @@ pub(super) fn service(name: &str, version: &str) -> pb::Resource {
 }
 
 pub(super) fn policy(target: &str, version: &str, request: &str) -> pb::Resource {
-    let target = pb::TargetRef {
-        kind: "Service".into(),
-        name: target.into(),
-        ..Default::default()
-    };
+    let target =
+        pb::TargetRef { kind: "Service".into(), name: target.into(), ..Default::default() };
     let name = target.name.clone();
     let spec = pb::TrafficPolicy {
         target_refs: vec![target],

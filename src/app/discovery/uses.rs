@@ -80,7 +80,11 @@ impl Uses {
     }
 
     /// Uses a service from now on. Returns whether that is new, and which one had to make room.
-    pub(super) fn add(&mut self, service: ServiceName, now: Instant) -> (bool, Option<ServiceName>) {
+    pub(super) fn add(
+        &mut self,
+        service: ServiceName,
+        now: Instant,
+    ) -> (bool, Option<ServiceName>) {
         if let Some(last) = self.last.get_mut(&service) {
             *last = now;
             return (false, None);
@@ -148,7 +152,8 @@ fn leads_to(running: &Snapshot, service: &ServiceName, used: &BTreeSet<String>) 
     let rules = destination.ports.iter().filter_map(|port| port.rules.as_ref()).flatten();
     rules
         .flat_map(|matched| &matched.rule.backends)
-        .any(|backend| used.contains(&backend.service.to_string()))
+        .filter_map(|backend| backend.target.as_ref())
+        .any(|(service, _)| used.contains(&service.to_string()))
 }
 
 #[cfg(test)]
