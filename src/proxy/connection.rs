@@ -1,16 +1,18 @@
 //! The way of one connection: accept → detect what it speaks → identify the peer → serve its requests
 //! until it ends, is drained, grows too old, or its peer's certificate ends.
 
-use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+};
 
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -19,15 +21,16 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    acceptor::Counted,
     detect::{Spoken, detect},
     exec::LocalExec,
     expiry,
     io::AnyIo,
     request,
     settings::{
-        CONNECTION_WINDOW_BYTES, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX,
-        HTTP1_SILENCE_MAX, PING_AFTER, PONG_WITHIN, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES,
-        STREAMS_MAX,
+        CONNECTION_WINDOW_BYTES, ERROR_STREAMS_MAX, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX,
+        HTTP1_FIELDS_MAX, HTTP1_SILENCE_MAX, PING_AFTER, PONG_WITHIN, RESET_STREAMS_MAX,
+        SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
     },
     worker::Worker,
 };
@@ -52,6 +55,7 @@ pub(super) struct Origin {
     pub(super) http2: bool,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+    pub(super) counts: Rc<Counts>,
 }
 
 /// On which side of the proxy a connection came in.
@@ -97,6 +101,20 @@ impl Side {
 }
 
 impl Origin {
+    /// Of what is spoken inside a tunnel on it.
+    pub(super) fn inside(&self, spoken: Spoken) -> Rc<Self> {
+        Rc::new(Self {
+            worker: Rc::clone(&self.worker),
+            side: self.side.clone(),
+            address: Arc::clone(&self.address),
+            caller: Arc::clone(&self.caller),
+            looped: self.looped,
+            http2: spoken == Spoken::Http2,
+            requests: Cell::new(0),
+            counts: Rc::clone(&self.counts),
+        })
+    }
+
     /// As in records.
     pub(super) fn protocol(&self) -> &'static str {
         if self.http2 { "h2" } else { "http/1.1" }
@@ -109,12 +127,20 @@ pub(super) struct Accepted {
     pub(super) side: Side,
     pub(super) address: Arc<str>,
     pub(super) looped: bool,
+    pub(super) counts: Counts,
+}
+
+/// What counts a connection as open, tunnels in it included.
+pub(super) struct Counts {
+    pub(super) guard: DrainGuard,
+    pub(super) _of_side: Counted,
+    pub(super) _of_worker: Counted,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let guard = worker.core.drain.guard();
-    let Accepted { io, side, address, looped } = accepted;
+    let Accepted { io, side, address, looped, counts } = accepted;
+    let counts = Rc::new(counts);
     let (spoken, io) = match detect(io).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
@@ -131,22 +157,21 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             looped,
             http2: spoken == Spoken::Http2,
             requests: Cell::new(0),
+            counts: Rc::clone(&counts),
         })
     };
     match (&side, spoken) {
         (_, Spoken::Http1 | Spoken::Http2) => {
-            http(origin(side, spoken), Box::new(io), spoken, guard, None).await;
+            http(origin(side, spoken), Box::new(io), spoken, None).await;
         }
-        (Side::Inbound { .. }, Spoken::Tls) => {
-            match identify(&worker, Box::new(io)).await {
-                Ok(identified) => {
-                    let Identified { io, peer, sni, proof } = identified;
-                    let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
-                    http(origin(side, Spoken::Http2), io, Spoken::Http2, guard, Some(proof)).await;
-                }
-                Err(error) => tracing::info!(%address, %error, "a connection was refused"),
+        (Side::Inbound { .. }, Spoken::Tls) => match identify(&worker, Box::new(io)).await {
+            Ok(identified) => {
+                let Identified { io, peer, sni, proof } = identified;
+                let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
+                http(origin(side, Spoken::Http2), io, Spoken::Http2, Some(proof)).await;
             }
-        }
+            Err(error) => tracing::info!(%address, %error, "a connection was refused"),
+        },
         (Side::Outbound { .. }, Spoken::Tls) => {
             refuse_tls(Box::new(io)).await;
             tracing::warn!(%address, "the application speaks TLS to the sidecar; mesh names take \
@@ -211,8 +236,7 @@ async fn handshake(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyErr
     let identity = worker.core.identity.as_ref().ok_or(IdentifyError::NoCertificate)?;
     let acceptor = TlsAcceptor::from(identity.server_config());
     let accepted = timeout(HANDSHAKE_MAX, acceptor.accept(io)).await;
-    let stream =
-        accepted.map_err(|_| IdentifyError::Silent)?.map_err(IdentifyError::Handshake)?;
+    let stream = accepted.map_err(|_| IdentifyError::Silent)?.map_err(IdentifyError::Handshake)?;
     let (_, connection) = stream.get_ref();
     tls::require_alpn(connection)?;
     let chain = connection.peer_certificates().unwrap_or_default().to_vec();
@@ -224,16 +248,9 @@ async fn handshake(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyErr
 }
 
 /// Serves HTTP of either version.
-pub(super) async fn http(
-    origin: Rc<Origin>,
-    io: AnyIo,
-    spoken: Spoken,
-    guard: DrainGuard,
-    proof: Option<Proof>,
-) {
+pub(super) async fn http(origin: Rc<Origin>, io: AnyIo, spoken: Spoken, proof: Option<Proof>) {
     let metrics = origin.worker.core.telemetry.metrics();
-    let _open =
-        metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
+    let _open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
     let io = TokioIo::new(io);
     let service = {
         let origin = Rc::clone(&origin);
@@ -241,13 +258,13 @@ pub(super) async fn http(
     };
     if spoken == Spoken::Http2 {
         let connection = http2_server().serve_connection(io, service);
-        live(&origin, connection, guard, proof).await;
+        live(&origin, connection, http2::Connection::graceful_shutdown, proof).await;
     } else {
         let mut server = http1_server();
         // A connection that comes in while draining has its one request served first.
-        server.keep_alive(!guard.draining());
+        server.keep_alive(!origin.counts.guard.draining());
         let connection = server.serve_connection(io, service).with_upgrades();
-        live(&origin, connection, guard, proof).await;
+        live(&origin, connection, http1::UpgradeableConnection::graceful_shutdown, proof).await;
     }
 }
 
@@ -258,6 +275,8 @@ fn http2_server() -> http2::Builder<LocalExec> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(ERROR_STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(PING_AFTER)
@@ -278,16 +297,21 @@ fn http1_server() -> http1::Builder {
 }
 
 /// Drives a connection until it has ended, and asks it to end in order when it is time.
-async fn live<C>(origin: &Origin, connection: C, guard: DrainGuard, proof: Option<Proof>)
-where
-    C: GracefulConnection<Error = hyper::Error>,
+async fn live<C>(
+    origin: &Origin,
+    connection: C,
+    end_in_order: impl Fn(Pin<&mut C>),
+    proof: Option<Proof>,
+) where
+    C: Future<Output = hyper::Result<()>>,
 {
     let not_after = proof.as_ref().map(|proof| proof.not_after);
     let age_max = origin.worker.core.settings.connection_age_max;
     let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
     let first_head_by = Instant::now() + FIRST_HEAD_MAX;
     let mut connection = pin!(connection);
-    let (mut draining, mut retiring) = (pin!(guard.signalled()), pin!(sleep_until(retire_at)));
+    let (mut draining, mut retiring) =
+        (pin!(origin.counts.guard.signalled()), pin!(sleep_until(retire_at)));
     let (mut ended, mut distrusted) = (pin!(expiry::wall(not_after)), pin!(distrusted(&proof)));
     let mut first_head = pin!(sleep_until(first_head_by));
     let (mut asked, mut waiting) = (false, true);
@@ -304,12 +328,12 @@ where
                 // hyper would close an HTTP/1.1 connection whose first request is still on its way;
                 // that one ends with `keep_alive` off.
                 if origin.http2 || origin.requests.get() > 0 {
-                    connection.as_mut().graceful_shutdown();
+                    end_in_order(connection.as_mut());
                 }
             }
             () = &mut retiring, if !asked => {
                 asked = true;
-                connection.as_mut().graceful_shutdown();
+                end_in_order(connection.as_mut());
             }
             () = &mut first_head, if waiting => {
                 waiting = false;

@@ -16,8 +16,8 @@ use super::{
     settings::FIRST_ANSWER_MAX,
 };
 use crate::{
-    http::answer::Rejection, reason::Reason, snapshot::Snapshot, task::Drain,
-    telemetry::Telemetry, tls::Identity,
+    http::answer::Rejection, reason::Reason, snapshot::Snapshot, task::Drain, telemetry::Telemetry,
+    tls::Identity,
 };
 
 /// What all workers share.
@@ -30,8 +30,10 @@ pub(super) struct Core {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) dialer: Arc<Dialer>,
     pub(super) own_sockets: Arc<OwnSockets>,
-    /// Held by every connection that was accepted.
-    pub(super) drain: Drain,
+    /// Held by every connection of other sidecars.
+    pub(super) inbound_drain: Drain,
+    /// Held by every connection of the application.
+    pub(super) outbound_drain: Drain,
     running: ArcSwapOption<Running>,
     changed: watch::Sender<u64>,
 }
@@ -55,7 +57,8 @@ impl Core {
             telemetry: Arc::clone(&shared.telemetry),
             dialer: Arc::new(dialer),
             own_sockets,
-            drain: Drain::new(),
+            inbound_drain: Drain::new(),
+            outbound_drain: Drain::new(),
             running: ArcSwapOption::empty(),
             changed: watch::Sender::new(0),
         })

@@ -27,6 +27,9 @@ use crate::{
 /// Callers with a bulkhead of their own; all others share one.
 const CALLERS_MAX: usize = 1024;
 
+/// What every name outside the mesh is counted as.
+pub(super) const EXTERNAL: &str = "external";
+
 /// Everything that is known of destinations, callers and the application.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -151,9 +154,9 @@ impl Entry {
             .ip()
             .map_or_else(|| EndpointAddress::Name(authority.host.clone()), EndpointAddress::Ip);
         let endpoint = plain_endpoint(authority.host.clone(), address, vec![(port, port)]);
-        let service = ServiceName::new(authority.host.clone(), "external");
+        let service = ServiceName::new(authority.host.clone(), EXTERNAL);
         let entry = Self::of_one(service, port, endpoint, EXTERNAL_CONNECT_MAX, now);
-        Self { name: Arc::from("external"), ..entry }
+        Self { name: Arc::from(EXTERNAL), ..entry }
     }
 
     fn of_one(

@@ -42,9 +42,8 @@ impl Exchange {
         let grpc = head.is_grpc();
         let started = clock::since_epoch();
         let parent = parent(fields);
-        let begun = core
-            .telemetry
-            .begin(origin.side.direction(), parent, started, || fastrand::u64(..));
+        let begun =
+            core.telemetry.begin(origin.side.direction(), parent, started, || fastrand::u64(..));
         let authenticated = origin.side.peer().is_some();
         let inbound = matches!(origin.side, Side::Inbound { .. });
         let audience = Audience {
@@ -174,6 +173,11 @@ impl Exchange {
     /// Ends it: whatever is in the record stands.
     pub(super) fn end(mut self) {
         self.close();
+    }
+
+    /// Ends it without a trace: what it began is counted otherwise.
+    pub(super) fn forget(mut self) {
+        self.record = None;
     }
 
     fn close(&mut self) {

@@ -4,8 +4,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{EXPECT, HOST},
-    request,
-    response,
+    request, response,
     uri::{self, PathAndQuery, Scheme},
 };
 
@@ -212,16 +211,19 @@ mod tests {
 
     #[test]
     fn a_head_is_written_as_its_peer_expects() {
-        let incoming = parts("http://orders/x?y=1", &[
-            ("host", "orders"),
-            ("connection", "x-mine"),
-            ("x-mine", "1"),
-            ("x-forwarded-client-cert", "forged"),
-            ("outrigger-unseen", "1"),
-            ("expect", "100-continue"),
-            ("traceparent", "old"),
-            ("a", "1"),
-        ]);
+        let incoming = parts(
+            "http://orders/x?y=1",
+            &[
+                ("host", "orders"),
+                ("connection", "x-mine"),
+                ("x-mine", "1"),
+                ("x-forwarded-client-cert", "forged"),
+                ("outrigger-unseen", "1"),
+                ("expect", "100-continue"),
+                ("traceparent", "old"),
+                ("a", "1"),
+            ],
+        );
         let outgoing = Outgoing::new(incoming, "orders.shop:9090").expect("well-formed");
         for (form, uri, host, version) in [
             (Form::Origin, "/x?y=1", Some("orders.shop:9090"), Version::HTTP_11),
@@ -235,9 +237,8 @@ mod tests {
         ] {
             let own = [(super::TRACEPARENT, HeaderValue::from_static("new"))];
             let request = outgoing.request(form, own, ());
-            let field = |name: &str| {
-                request.headers().get(name).and_then(|value| value.to_str().ok())
-            };
+            let field =
+                |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
             assert_eq!(request.uri().to_string(), uri);
             assert_eq!((field("host"), request.version()), (host, version));
             assert_eq!((field("traceparent"), field("a")), (Some("new"), Some("1")));

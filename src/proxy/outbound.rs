@@ -196,11 +196,7 @@ fn opaque(protocol: Protocol, service: &ServiceName, port: u16) -> Result<(), Re
 }
 
 /// A request to a name outside the mesh, in plaintext: `http_proxy` clients send it so.
-fn external(
-    core: &Core,
-    running: Arc<Running>,
-    authority: &Authority,
-) -> Result<Route, Rejection> {
+fn external(core: &Core, running: Arc<Running>, authority: &Authority) -> Result<Route, Rejection> {
     let port = authority.port.unwrap_or(80);
     if Some(port) == core.settings.outbound.map(|own| own.port())
         && authority.ip().is_some_and(|ip| ip.is_loopback())

@@ -78,7 +78,8 @@ async fn story(
     note(exchange, &route);
 
     let settings = route.settings();
-    let request_end = settings.request_timeout.and_then(|time| exchange.started().checked_add(time));
+    let request_end =
+        settings.request_timeout.and_then(|time| exchange.started().checked_add(time));
     let until = Until { deadline: until, request: request_end };
     let head = headers::head(&parts, &authority);
     let mut schedule = Schedule::new(settings.retry.as_ref(), &head);
