@@ -11,4 +11,6 @@ pub mod dev;
 pub mod discovery;
 pub mod environment;
 pub mod joining;
+pub mod logging;
+pub mod sidecar;
 pub mod signals;
