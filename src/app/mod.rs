@@ -13,6 +13,6 @@ pub mod discovery;
 pub mod environment;
 pub mod joining;
 pub mod logging;
-pub mod sidecar;
 pub mod ports;
+pub mod sidecar;
 pub mod signals;
