@@ -3,7 +3,9 @@
 //! A request loads one [`Snapshot`] once and sees nothing else. The types here hold no serde, no
 //! protobuf and no defaults to be filled in: what users wrote has become what is meant.
 
+mod compile;
 mod destination;
+mod handle;
 mod inbound;
 mod mesh;
 mod route;
@@ -15,10 +17,12 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+pub use compile::{Context, check, compile};
 pub use destination::{
     Balancing, Bulkhead, BulkheadScope, Destination, DestinationSettings, Endpoint,
     EndpointAddress, OutlierDetection, Port, Protocol, RetryBudget, Transport,
 };
+pub use handle::Handle;
 pub use inbound::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Inbound, InboundPort, MtlsMode,
     Source, Target,
@@ -52,12 +56,30 @@ pub struct Snapshot {
     pub mesh: Mesh,
     /// The mesh's namespaces: a name `orders.shop` is of the mesh when `shop` is among them.
     pub namespaces: BTreeSet<String>,
-    /// Every service that the control plane answered for; `None`: it has no such service.
+    /// Every service that was answered for; `None`: the mesh has no such service.
     pub destinations: FxHashMap<ServiceName, Option<Arc<Destination>>>,
+    /// Whether the mesh has no other services than those, so that there is nobody to ask (a static
+    /// file).
+    pub complete: bool,
     /// What the inbound listener does.
     pub inbound: Inbound,
     /// The newest revision that it holds.
     pub revision: u64,
     /// The form of each resource that it was made from: for a refused one its last good form.
     pub good: BTreeMap<ResourceKey, Arc<pb::Resource>>,
+}
+
+impl Snapshot {
+    /// Services that rules lead to and that nobody has asked for yet. Who asks now spares the first
+    /// request to them the wait.
+    pub fn unasked(&self) -> BTreeSet<&ServiceName> {
+        let rules = self.destinations.values().flatten().flat_map(|service| &service.ports);
+        let matches = rules.filter_map(|port| port.rules.as_ref()).flatten();
+        let backends = matches.flat_map(|found| &found.rule.backends);
+        let targets = backends.filter_map(|backend| backend.target.as_ref());
+        targets
+            .map(|(name, _)| name)
+            .filter(|name| !self.destinations.contains_key(*name))
+            .collect()
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use regex::Regex;
-
+pub use crate::resource::route::{
+    GrpcMatch as GrpcMethodMatch, HeaderModifier, PathMatch, TextMatch,
+};
 use crate::{reason::GrpcCode, units::ServiceName};
 
 /// Which rule of which route, as metrics, logs, spans and `explain` name it.
@@ -17,7 +18,7 @@ pub struct RouteId {
 
 /// One match of one rule of a route, with the rule behind it. A rule of two matches stands twice,
 /// each at its own place in Gateway API's precedence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RuleMatch {
     /// What must hold.
     pub matcher: Matcher,
@@ -26,7 +27,7 @@ pub struct RuleMatch {
 }
 
 /// All of these must hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matcher {
     /// The path; `None`: any.
     pub path: Option<PathMatch>,
@@ -42,37 +43,8 @@ pub struct Matcher {
     pub query: Vec<(String, TextMatch)>,
 }
 
-/// How a path matches.
-#[derive(Debug, Clone)]
-pub enum PathMatch {
-    /// The whole path.
-    Exact(String),
-    /// Whole segments from the start; without a `/` at the end, except `/` itself.
-    Prefix(String),
-    /// Anchored at both ends.
-    Regex(Regex),
-}
-
-/// How a value matches.
-#[derive(Debug, Clone)]
-pub enum TextMatch {
-    /// The whole value, byte by byte.
-    Exact(String),
-    /// Anchored at both ends.
-    Regex(Regex),
-}
-
-/// Which gRPC methods match; a `None` part matches any.
-#[derive(Debug, Clone)]
-pub struct GrpcMethodMatch {
-    /// `shop.Orders`
-    pub service: Option<TextMatch>,
-    /// `Place`
-    pub method: Option<TextMatch>,
-}
-
 /// What happens to a request that matched.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Rule {
     /// Its name for people.
     pub id: RouteId,
@@ -86,17 +58,6 @@ pub struct Rule {
     pub weight_total: u32,
     /// Times and retries: the rule's own over those of policies, field by field.
     pub settings: RouteSettings,
-}
-
-/// Changes to a head, in this order: set, add, remove (Gateway API). Names in lower case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HeaderModifier {
-    /// Replaces every value.
-    pub set: Vec<(String, String)>,
-    /// Adds a value.
-    pub add: Vec<(String, String)>,
-    /// Removes every value.
-    pub remove: Vec<String>,
 }
 
 /// One share of a rule's traffic.
@@ -138,7 +99,7 @@ pub struct Retry {
     pub on: RetryOn,
     /// HTTP methods to which `on.http` and `on.reset` apply.
     pub methods: Vec<String>,
-    /// gRPC methods to which `on.grpc` and `on.reset` apply: service and method, `None` for any;
+    /// gRPC methods to which `on.grpc` and `on.grpc_reset` apply: service and method, `None` for any;
     /// empty: all.
     pub grpc_methods: Vec<(String, Option<String>)>,
     /// The pause before the first retry, doubled for each further one.
@@ -154,6 +115,8 @@ pub struct RetryOn {
     pub grpc: Vec<GrpcCode>,
     /// HTTP statuses.
     pub http: Vec<u16>,
-    /// The upstream broke the stream before its response head.
+    /// The upstream broke the stream of an HTTP request before its response head.
     pub reset: bool,
+    /// The same of a gRPC call, which is a POST and so is not repeated as easily.
+    pub grpc_reset: bool,
 }
