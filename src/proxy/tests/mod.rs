@@ -5,6 +5,7 @@
 mod app;
 mod calls;
 mod client;
+mod entrances;
 mod world;
 
 use std::time::Duration;
