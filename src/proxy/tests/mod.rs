@@ -6,6 +6,7 @@ mod app;
 mod calls;
 mod client;
 mod entrances;
+mod resilience;
 mod world;
 
 use std::time::Duration;
