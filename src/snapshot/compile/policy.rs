@@ -174,7 +174,11 @@ impl Merge<'_> {
                 return;
             }
             let message = format!("Conflicted: {older} is older and says it for the same target");
-            self.problems.push(Problem::warning(format!("spec.{name}"), message).of(self.key));
+            let problem = Problem::warning(format!("spec.{name}"), message).of(self.key);
+            // Two policies may meet at several targets.
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
             return;
         }
         *slot(self.layer) = Some(value.clone());
