@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod child;
 pub mod client;
 pub mod context;
+pub mod control_plane;
 #[allow(dead_code, reason = "the commands that use it come next")]
 pub mod dev;
 pub mod discovery;
