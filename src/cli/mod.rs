@@ -6,6 +6,7 @@
 
 mod context;
 mod control_plane;
+mod dev;
 mod environment;
 mod healthcheck;
 mod output;
@@ -44,6 +45,8 @@ enum Command {
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
     ControlPlane(control_plane::Args),
+    /// Run a control plane and several services with their sidecars
+    Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// Ask the sidecar on this machine whether it is ready
@@ -93,6 +96,7 @@ impl Command {
         match self {
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
+            Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Shop(args) => shop::run(&args),
