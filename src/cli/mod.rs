@@ -9,6 +9,7 @@ mod check;
 mod context;
 mod delete;
 mod describe;
+mod dev;
 mod environment;
 mod get;
 mod manifest;
@@ -57,6 +58,8 @@ enum Command {
     Delete(delete::Args),
     /// Show a resource with all that the mesh says of it
     Describe(describe::Args),
+    /// Run a control plane and several services with their sidecars
+    Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// List resources, or show some of them
@@ -103,6 +106,7 @@ impl Command {
             Self::Context(args) => context::run(args),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
+            Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),

@@ -2,11 +2,15 @@
 //! process of its own, and all of them gone when this one is, however it ends.
 
 mod config;
+mod directory;
 mod instance;
+mod mesh;
 mod output;
+mod pass;
 mod process;
 
 pub use config::{Config, ConfigError, Restart, Service, Words};
-pub use instance::{Instance, State};
+pub use directory::Directory;
+pub use instance::{Instance, Serving, State};
+pub use mesh::{Mesh, Options, StartError};
 pub use output::Output;
-pub use process::ProcessError;
