@@ -8,21 +8,17 @@ mod apply;
 mod check;
 mod context;
 mod control_plane;
-mod dev;
-mod environment;
-mod healthcheck;
-mod output;
-mod remote;
-mod role;
 mod delete;
 mod describe;
 mod dev;
 mod environment;
 mod get;
+mod healthcheck;
 mod manifest;
 mod output;
 mod remote;
 mod report;
+mod role;
 mod select;
 mod settle;
 mod shop;
@@ -72,11 +68,11 @@ enum Command {
     Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
-    /// Ask the sidecar on this machine whether it is ready
-    Healthcheck(healthcheck::Args),
     /// List resources, or show some of them
     #[command(visible_alias = "list")]
     Get(get::Args),
+    /// Ask the sidecar on this machine whether it is ready
+    Healthcheck(healthcheck::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -119,14 +115,12 @@ impl Command {
             Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
-            Self::Dev(args) => wait(dev::run(args)),
-            Self::Env(args) => environment::run(&args),
-            Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
+            Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),

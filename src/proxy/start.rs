@@ -143,7 +143,7 @@ impl Proxy {
     }
 
     /// Waits until every worker runs this snapshot, which was published and not replaced since.
-    pub async fn runs(&self, snapshot: &Arc<snapshot::Snapshot>) {
+    pub async fn runs(&self, snapshot: &Arc<Snapshot>) {
         self.core.runs(snapshot).await;
     }
 
