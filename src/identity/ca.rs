@@ -61,7 +61,8 @@ pub struct Issued {
     pub not_after: SystemTime,
 }
 
-/// Why there is no CA or no certificate.
+/// Why there is no CA or no certificate. Where `Display` tells the cause, it is no `source` too, so
+/// that a logged chain says nothing twice.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// The CSR can not be signed; the sender's fault.
@@ -77,7 +78,7 @@ pub enum CaError {
     },
     /// A name can not stand in an identity.
     #[error("the name {0}")]
-    Id(#[from] IdError),
+    Id(IdError),
     /// A host name or address can not stand in a certificate.
     #[error("{0:?} is no host name or address")]
     HostName(String),
@@ -86,7 +87,7 @@ pub enum CaError {
     Expired,
     /// The CA's certificates are not ones.
     #[error("the CA's certificates can not be used: {0}")]
-    Bundle(#[from] BundleError),
+    Bundle(BundleError),
     /// The CA's key can not be used.
     #[error("the CA's key can not be used: {0}")]
     Key(String),
@@ -95,7 +96,7 @@ pub enum CaError {
     MayNotSign(usize),
     /// What it signs does not lead to its root.
     #[error("what the CA signs is not accepted: {0}")]
-    NotAccepted(#[from] Untrusted),
+    NotAccepted(Untrusted),
     /// The CA's files.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -104,10 +105,10 @@ pub enum CaError {
     Make(String),
     /// A certificate that was just made is not well-formed.
     #[error("can not make a certificate: it {0}")]
-    Made(#[from] LeafError),
+    Made(LeafError),
     /// An SVID that was just made is not well-formed.
     #[error("can not make a certificate: {0}")]
-    Svid(#[from] SvidError),
+    Svid(SvidError),
 }
 
 impl Authority {
@@ -379,4 +380,34 @@ fn host_name(name: &str) -> Result<SanType, CaError> {
     let wrong = || CaError::HostName(name.to_owned());
     rustls_pki_types::DnsName::try_from(name).map_err(|_| wrong())?;
     Ok(SanType::DnsName(name.try_into().map_err(|_| wrong())?))
+}
+
+impl From<IdError> for CaError {
+    fn from(error: IdError) -> Self {
+        Self::Id(error)
+    }
+}
+
+impl From<BundleError> for CaError {
+    fn from(error: BundleError) -> Self {
+        Self::Bundle(error)
+    }
+}
+
+impl From<Untrusted> for CaError {
+    fn from(error: Untrusted) -> Self {
+        Self::NotAccepted(error)
+    }
+}
+
+impl From<LeafError> for CaError {
+    fn from(error: LeafError) -> Self {
+        Self::Made(error)
+    }
+}
+
+impl From<SvidError> for CaError {
+    fn from(error: SvidError) -> Self {
+        Self::Svid(error)
+    }
 }

@@ -14,6 +14,8 @@ pub const CSR_BYTES_MAX: usize = 8 * 1024;
 const RSA_BITS_MIN: usize = 2048;
 /// The longest: larger keys only cost their verifiers time.
 const RSA_BITS_MAX: usize = 4096;
+/// How an uncompressed point begins (SEC 1 section 2.3.3).
+const POINT_UNCOMPRESSED: u8 = 4;
 
 /// A new private key and the request for its certificate.
 #[derive(Debug)]
@@ -93,10 +95,13 @@ fn is_signed(
     algorithm: &rcgen::SignatureAlgorithm,
     spki: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
 ) -> bool {
-    let elliptic =
-        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
-    if elliptic.contains(&algorithm) {
+    if *algorithm == rcgen::PKCS_ED25519 {
         return true;
+    }
+    let nist = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384];
+    if nist.contains(&algorithm) {
+        // Not every peer reads compressed points.
+        return spki.subject_public_key.data.first() == Some(&POINT_UNCOMPRESSED);
     }
     match spki.parsed() {
         Ok(x509_parser::public_key::PublicKey::RSA(key)) => {

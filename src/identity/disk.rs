@@ -61,20 +61,20 @@ pub enum DiskError {
         source: io::Error,
     },
     /// The stored SVID is broken.
-    #[error("{path}: {source}")]
+    #[error("{path}: {why}")]
     Svid {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: SvidError,
+        why: SvidError,
     },
     /// The stored bundle is broken.
-    #[error("{path}: {source}")]
+    #[error("{path}: {why}")]
     Bundle {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: BundleError,
+        why: BundleError,
     },
 }
 
@@ -119,7 +119,7 @@ impl DataDirectory {
         let path = self.path.join(SVID_FILE);
         let Some(text) = read_private(&path, PEM_BYTES_MAX)? else { return Ok(None) };
         let svid = Svid::from_pem(&text, &text, tls::provider());
-        svid.map(Some).map_err(|source| DiskError::Svid { path, source })
+        svid.map(Some).map_err(|why| DiskError::Svid { path, why })
     }
 
     /// Stores a trust bundle.
@@ -139,7 +139,7 @@ impl DataDirectory {
         let path = self.path.join(BUNDLE_FILE);
         let Some(text) = read(&path, PEM_BYTES_MAX)? else { return Ok(None) };
         let bundle = TrustBundle::from_pem(trust_domain, &text);
-        bundle.map(Some).map_err(|source| DiskError::Bundle { path, source })
+        bundle.map(Some).map_err(|why| DiskError::Bundle { path, why })
     }
 
     /// Stores the resources that run now, encoded by whoever reads them again.

@@ -7,8 +7,13 @@
 mod ca;
 pub mod csr;
 pub mod disk;
+mod files;
 pub mod rotation;
 mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};
+pub use files::{Files, FilesError};
 pub use token::{JoinToken, TokenError, secret_matches};
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,27 @@
 //!
 //! Each kind's `parse` reads the message once into a small typed form: what was left out is `None`
 //! or its default, what is wrong becomes a [`Problem`] with its field path, and all problems come
-//! at once. [`check`] is the same reading with the result thrown away, so that the two can not
+//! at once. `check` is the same reading with the result thrown away, so that the two can not
 //! disagree.
 
+pub mod authorization_policy;
+mod check;
+pub mod grpc_route;
+pub mod http_route;
 mod key;
 pub mod kind;
+pub mod mesh;
 mod nearest;
 mod problem;
+pub mod reference;
+mod report;
+pub mod route;
+pub mod service;
+pub mod traffic_policy;
+pub mod workload;
+pub mod yaml;
 
+pub use check::check;
 pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
 pub use kind::Kind;
 pub use nearest::nearest;

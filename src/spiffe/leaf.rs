@@ -45,7 +45,10 @@ pub enum LeafError {
     SeveralUris(usize),
     /// Its URI SAN is no SPIFFE ID.
     #[error("has a URI name that is no SPIFFE ID: it {0}")]
-    Id(#[from] IdError),
+    Id(IdError),
+    /// Its SPIFFE ID is that of a trust domain, which no workload can have.
+    #[error("names a trust domain and not a workload")]
+    NoPath,
     /// It may sign other certificates.
     #[error("is a CA certificate, not a leaf")]
     Authority,
@@ -160,5 +163,6 @@ fn one_id(
     if !seen.valid_uri_names().eq([uri]) {
         return Err(LeafError::Malformed);
     }
-    Ok(uri.parse()?)
+    let id: SpiffeId = uri.parse().map_err(LeafError::Id)?;
+    if id.path().is_empty() { Err(LeafError::NoPath) } else { Ok(id) }
 }

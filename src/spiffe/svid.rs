@@ -37,7 +37,7 @@ pub enum SvidError {
     KeyMismatch,
     /// The first certificate is no X.509-SVID.
     #[error("the certificate {0}")]
-    Leaf(#[from] LeafError),
+    Leaf(LeafError),
 }
 
 impl Svid {
@@ -53,7 +53,8 @@ impl Svid {
         if chain.len() > CHAIN_MAX {
             return Err(SvidError::TooLong);
         }
-        let leaf = Leaf::read(chain.first().ok_or(SvidError::NoCertificate)?)?;
+        let end = chain.first().ok_or(SvidError::NoCertificate)?;
+        let leaf = Leaf::read(end).map_err(SvidError::Leaf)?;
         let certified = CertifiedKey::from_der(chain, key.clone_key(), provider);
         let certified = certified.map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => SvidError::KeyMismatch,

@@ -148,8 +148,7 @@ pub struct Place {
 }
 
 /// Continues the trace of `parent`, whose decision whether to sample stands, or starts one that is
-/// sampled by `sampler`. `random` gives new ids and the sampler its throw; `now` is any clock that
-/// does not go back.
+/// sampled by `sampler`. `random` gives new ids and the sampler its throw; `now` is any clock.
 pub fn continue_or_start(
     parent: Option<SpanContext>,
     sampler: &Sampler,
@@ -226,7 +225,9 @@ impl Sampler {
         }
         self.full_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                let full_at = full_at.max(now).saturating_add(cost);
+                // So far ahead it can only be when the clock was set back.
+                let set_back = full_at > now.saturating_add(burst.saturating_mul(2));
+                let full_at = if set_back { now } else { full_at.max(now) }.saturating_add(cost);
                 (full_at <= now.saturating_add(burst)).then_some(full_at)
             })
             .is_ok()
@@ -379,5 +380,7 @@ mod tests {
         assert_eq!(in_one_second(&sampler, 20_000), 1, "rates below one a second let one pass");
         assert_eq!(in_one_second(&sampler, 21_000), 0);
         assert_eq!(in_one_second(&sampler, 22_000), 1);
+        sampler.configure(1.0, 50.0);
+        assert!(in_one_second(&sampler, 1_000) >= 50, "a clock set back stops nothing");
     }
 }

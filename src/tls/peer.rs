@@ -27,7 +27,7 @@ pub enum PeerError {
     NoCertificate,
     /// Its certificate is no X.509-SVID.
     #[error("the peer's certificate {0}")]
-    Leaf(#[from] LeafError),
+    Leaf(LeafError),
     /// Its certificate ended too long ago.
     #[error("the peer's certificate has expired")]
     Expired,
@@ -42,7 +42,7 @@ pub enum PeerError {
 /// When there is none.
 pub fn peer(verified: &[CertificateDer<'_>]) -> Result<Peer, PeerError> {
     let end = verified.first().ok_or(PeerError::NoCertificate)?;
-    let Leaf { id, not_after, .. } = Leaf::read(end)?;
+    let Leaf { id, not_after, .. } = Leaf::read(end).map_err(PeerError::Leaf)?;
     Ok(Peer { id, not_after, sha256: fingerprint(end) })
 }
 

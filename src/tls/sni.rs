@@ -8,7 +8,7 @@ use rustls_pki_types::ServerName;
 use crate::units::ServiceName;
 
 /// A port of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sni {
     /// The service's port.
     pub port: u16,

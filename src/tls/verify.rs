@@ -36,7 +36,7 @@ pub enum Untrusted {
     NoCertificate,
     /// The leaf is no X.509-SVID.
     #[error("the peer's certificate {0}")]
-    Leaf(#[from] LeafError),
+    Leaf(LeafError),
     /// Another trust domain's.
     #[error("the peer's identity {0} is of another trust domain than {1}")]
     TrustDomain(SpiffeId, String),
@@ -81,7 +81,7 @@ fn verify_as_of(
     now: SystemTime,
 ) -> Result<Leaf, Untrusted> {
     let (end, intermediates) = chain.split_first().ok_or(Untrusted::NoCertificate)?;
-    let leaf = Leaf::read(end)?;
+    let leaf = Leaf::read(end).map_err(Untrusted::Leaf)?;
     if leaf.id.trust_domain() != bundle.trust_domain() {
         return Err(Untrusted::TrustDomain(leaf.id, bundle.trust_domain().to_owned()));
     }
@@ -139,7 +139,7 @@ impl Expected {
             Self::ControlPlane(bundle) => control_plane(verify(chain, bundle, Role::Server, now)?),
             Self::Pinned(hash) => {
                 let end = chain.first().ok_or(Untrusted::NoCertificate)?;
-                let domain = Leaf::read(end)?.id;
+                let domain = Leaf::read(end).map_err(Untrusted::Leaf)?.id;
                 let root = chain.iter().skip(1).find(|der| crate::spiffe::sha256(der) == *hash);
                 let root = root.ok_or(Untrusted::NotPinned)?.clone().into_owned();
                 let bundle = TrustBundle::new(domain.trust_domain(), vec![root]);
@@ -175,6 +175,9 @@ pub(super) struct ClientVerifier {
 impl ClientVerifier {
     /// When `expired_max` permits it, the chain is checked as of the leaf's last moment.
     fn time(&self, end: &CertificateDer<'_>, now: SystemTime) -> SystemTime {
+        if self.expired_max.is_zero() {
+            return now;
+        }
         match Leaf::read(end) {
             Ok(leaf) if leaf.not_after < now && now <= leaf.not_after + self.expired_max => {
                 leaf.not_after

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::UnitError;
 
-/// The longest duration that can be written: 99999h59m59s999ms.
+/// The longest duration that `format` writes: 99999h59m59s999ms.
 pub const DURATION_MAX: Duration = Duration::from_millis(MILLISECONDS_MAX);
 
 const MILLISECONDS_MAX: u64 = ((99_999 * 60 + 59) * 60 + 59) * 1000 + 999;
@@ -84,7 +84,7 @@ mod tests {
             ("1h30m10s", 5_410_000),
             ("10s30m1h", 5_410_000),
             ("100ms200ms300ms", 600),
-            ("99999h99999m99999s99999ms", 366_096_320_939),
+            ("99999h99999m99999s99999ms", 366_096_438_999),
         ] {
             let duration = Duration::from_millis(milliseconds);
             assert_eq!(parse(text), Ok(duration), "{text}");

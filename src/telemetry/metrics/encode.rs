@@ -18,7 +18,6 @@ use super::{
     DestinationState, Inner,
     histogram::Histogram,
     names::{Family, Label, Shape},
-    process,
     store::{Series, Values},
 };
 
@@ -32,7 +31,6 @@ pub(super) struct Exposition {
 enum Value {
     Integer(i64),
     Count(u64),
-    Float(f64),
     Histogram(Arc<Histogram>),
 }
 
@@ -50,13 +48,6 @@ impl Exposition {
     /// The series that are known elsewhere, by family.
     fn asked(&self) -> BTreeMap<Family, Vec<(Values, Value)>> {
         let mut asked: BTreeMap<Family, Vec<(Values, Value)>> = BTreeMap::new();
-        for (family, value) in process::read() {
-            asked.entry(family).or_default().push((Values::default(), Value::Float(value)));
-        }
-        if let Some(started) = self.inner.started {
-            let value = Value::Float(started.as_secs_f64());
-            asked.insert(Family::ProcessStart, vec![(Values::default(), value)]);
-        }
         let dropped = Value::Count(self.inner.store.dropped());
         asked.insert(Family::SeriesDropped, vec![(Values::default(), dropped)]);
         let states = self.inner.destinations.get().map(|states| (states.0)()).unwrap_or_default();
@@ -128,12 +119,8 @@ fn write_value(
         (Shape::Counter, Value::Count(count)) => {
             encoder.encode_counter::<NoLabelSet, _, f64>(count, None)
         }
-        (Shape::Counter, Value::Float(count)) => {
-            encoder.encode_counter::<NoLabelSet, _, f64>(count, None)
-        }
         (_, Value::Count(value)) => encoder.encode_gauge(value),
         (_, Value::Integer(value)) => encoder.encode_gauge(value),
-        (_, Value::Float(value)) => encoder.encode_gauge(value),
         (_, Value::Histogram(histogram)) => {
             let buckets = histogram.buckets();
             // Of one reading, so that the last bucket is the count.

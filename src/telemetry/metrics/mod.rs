@@ -1,6 +1,6 @@
 //! Metrics: families by name, series in atomics, Prometheus text when asked.
 //!
-//! Requests are counted from their record ([`request`]); everything else is told to [`Metrics`] by
+//! Requests are counted from their record (`request.rs`); everything else is told to [`Metrics`] by
 //! whoever knows it. States that live elsewhere (endpoints, bulkheads) are asked for when metrics
 //! are read instead of being mirrored here.
 
@@ -19,10 +19,12 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::registry::Registry;
+
+pub use process::Process;
 
 use self::{bounds::Bounds, names::Family, store::Store, traffic::Traffic};
 use super::record::{Direction, Record};
@@ -60,7 +62,6 @@ struct Inner {
     spans_dropped: Arc<AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
     destinations: OnceLock<Destinations>,
-    started: Option<Duration>,
 }
 
 /// What a destination looks like now, in the eyes of this proxy.
@@ -132,10 +133,10 @@ impl Metrics {
             bounds: Bounds::default(),
             traffic: Traffic::default(),
             destinations: OnceLock::new(),
-            started: process::started(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(encode::Exposition::new(Arc::clone(&inner))));
+        registry.register_collector(Box::new(Process::new()));
         Self { inner, registry: Arc::new(registry) }
     }
 

@@ -1,15 +1,61 @@
 //! `process_*`: what the system knows about this process, read from `/proc/self` when metrics are
 //! read. Where there is no `/proc`, these families are left out.
 
-use std::{fs, time::Duration};
+use std::{fmt, fs, time::Duration};
 
-use super::names::Family;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+};
+
+use super::names::{Family, Shape};
 
 /// Units of the times in `/proc/self/stat` (`USER_HZ`, 100 on every Linux that we run on).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The families `process_*`, for any registry.
+#[derive(Debug)]
+pub struct Process {
+    /// Does not change, so it is read once.
+    started: Option<Duration>,
+}
+
+impl Process {
+    /// Of the process that calls.
+    pub fn new() -> Self {
+        Self { started: started() }
+    }
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let started = self.started.map(|at| (Family::ProcessStart, at.as_secs_f64()));
+        for (family, value) in read().into_iter().chain(started) {
+            let shape = family.shape();
+            let mut encoder = encoder.encode_descriptor(
+                family.name(),
+                family.help(),
+                None,
+                shape.metric_type(),
+            )?;
+            if shape == Shape::Counter {
+                encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            } else {
+                encoder.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was read, by family; a family that could not be read is not among them.
-pub(super) fn read() -> Vec<(Family, f64)> {
+fn read() -> Vec<(Family, f64)> {
     let mut values = Vec::new();
     if let Ok(stat) = fs::read_to_string("/proc/self/stat") {
         values.extend(parse_stat(&stat));
@@ -28,8 +74,8 @@ pub(super) fn read() -> Vec<(Family, f64)> {
     values
 }
 
-/// When the process began, since the Unix epoch. Does not change, so it is read once.
-pub(super) fn started() -> Option<Duration> {
+/// When the process began, since the Unix epoch.
+fn started() -> Option<Duration> {
     let boot = fs::read_to_string("/proc/stat").ok()?;
     let boot: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()?;
     let stat = fs::read_to_string("/proc/self/stat").ok()?;

@@ -1,5 +1,7 @@
 //! Handshakes between two identities of one CA, in memory.
 
+mod matrix;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -7,18 +9,18 @@ use std::{
 
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncReadExt;
 
-use super::{ControlCaller, ControlTrust, Identity, control_caller, peer, require_alpn};
 use crate::{
     clock,
     identity::{Authority, csr},
     spiffe::{SpiffeId, Svid, TrustBundle},
-    tls::{self, Role},
+    tls::{self, ControlCaller, ControlTrust, Identity, Role, control_caller, peer, require_alpn},
 };
 
 /// Moves bytes both ways until both sides are done or one has failed; a TLS 1.3 client is done
 /// before it knows whether the server takes its certificate, so both results count.
-pub(super) fn handshake(
+fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 ) -> (Result<ClientConnection, rustls::Error>, Result<ServerConnection, rustls::Error>) {
@@ -54,7 +56,7 @@ pub(super) fn handshake(
 
 const DAY: Duration = Duration::from_hours(24);
 
-pub(super) fn authority() -> Authority {
+fn authority() -> Authority {
     Authority::create("mesh.local", clock::now()).expect("a CA")
 }
 
@@ -115,6 +117,33 @@ fn a_peer_without_certificate_or_alpn_is_refused() {
     let mut other = (*front.client_config(&id("orders"))).clone();
     other.alpn_protocols = vec![b"http/1.1".to_vec()];
     assert!(handshake(Arc::new(other), orders.server_config()).1.is_err());
+}
+
+#[tokio::test]
+async fn a_client_learns_that_its_certificate_was_refused() {
+    let (ours, theirs) = (authority(), authority());
+    let front = identity(&ours, "front");
+    let orders = Identity::new(svid(&ours, "orders", clock::now(), DAY), theirs.bundle().clone())
+        .expect("one trust domain");
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let config = front.client_config(&id("orders"));
+    let name = ServerName::try_from("9090.orders.shop.mesh").expect("a name");
+    let client = async {
+        let connector = tokio_rustls::TlsConnector::from(config);
+        let mut stream = connector.connect(name, near).await.expect("done before the verdict");
+        stream.read_u8().await.expect_err("refused")
+    };
+    let server = tokio_rustls::TlsAcceptor::from(orders.server_config()).accept(far);
+    let (near, far) = tokio::join!(client, server);
+    assert_eq!(tls::identity_failure(&near).as_deref(), Some("the peer refused our certificate"));
+    let far = far.map(drop).expect_err("another root");
+    let why = tls::identity_failure(&far).expect("about the certificate");
+    assert!(
+        why.starts_with("the peer's certificate spiffe://mesh.local/ns/shop/svc/front"),
+        "{why}"
+    );
+    let eof = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    assert_eq!(tls::identity_failure(&eof), None);
 }
 
 #[test]

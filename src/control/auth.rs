@@ -1,0 +1,261 @@
+//! Who may call what: from the certificate of a connection to a principal, and from that and the
+//! method to yes or no, in one table. Methods are refused by default.
+//!
+//! The principal is named anew for each call, because a certificate may end while its connection
+//! lives; streams end with their certificate.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use rustls_pki_types::CertificateDer;
+use tonic::{Code, Status, body::Body};
+use tower::Service;
+
+use super::error;
+use crate::{
+    clock,
+    spiffe::{CREDENTIAL_PATH, SpiffeId},
+    tls::{ControlCaller, Peer, control_caller},
+};
+
+/// The credential that may do everything.
+pub(crate) const ADMIN: &str = "admin";
+
+/// What is known of a connection, in the extensions of each of its requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// The other end's address.
+    pub remote: SocketAddr,
+    /// The certificates that it proved, if any.
+    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// Who makes a call, in the extensions of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// Nobody known.
+    Anonymous,
+    /// The administrator's credential.
+    Admin(Peer),
+    /// A workload by its SVID.
+    Workload(Peer),
+    /// A workload whose SVID ended within the last 72 hours.
+    Expired(Peer),
+    /// A valid certificate that may do nothing of ours.
+    Other(Peer),
+}
+
+impl Principal {
+    /// Names the caller of a connection.
+    fn of(connection: &Connection, trust_domain: &str, now: SystemTime) -> Result<Self, Status> {
+        let caller = control_caller(connection.certificates.as_deref(), now)
+            .map_err(|wrong| unauthenticated("CERTIFICATE_REFUSED", wrong.to_string()))?;
+        let own = |peer: &Peer| peer.id.trust_domain() == trust_domain;
+        Ok(match caller {
+            ControlCaller::Anonymous => Self::Anonymous,
+            ControlCaller::Valid(peer) if !own(&peer) => Self::Other(peer),
+            ControlCaller::Valid(peer) if peer.id.service().is_some() => Self::Workload(peer),
+            ControlCaller::Valid(peer) => match peer.id.path().strip_prefix(CREDENTIAL_PATH) {
+                Some(ADMIN) => Self::Admin(peer),
+                _ => Self::Other(peer),
+            },
+            ControlCaller::Expired(peer) if own(&peer) && peer.id.service().is_some() => {
+                Self::Expired(peer)
+            }
+            ControlCaller::Expired(_) => {
+                return Err(unauthenticated("CERTIFICATE_EXPIRED", "the certificate has expired"));
+            }
+        })
+    }
+
+    /// Whether it may call the method of that path.
+    fn may_call(&self, path: &str) -> bool {
+        let Some((service, method)) = path.strip_prefix('/').and_then(|it| it.split_once('/'))
+        else {
+            return false;
+        };
+        match (service, method) {
+            // The token in the call is the credential.
+            ("outrigger.v1.IdentityService", "Join") => true,
+            ("outrigger.v1.IdentityService", "Renew") => {
+                matches!(self, Self::Workload(_) | Self::Expired(_))
+            }
+            ("outrigger.v1.IdentityService", "TrustBundle") => {
+                matches!(self, Self::Workload(_) | Self::Admin(_))
+            }
+            ("outrigger.v1.DiscoveryService", "Subscribe") => matches!(self, Self::Workload(_)),
+            ("grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection", _) => {
+                !matches!(self, Self::Anonymous | Self::Expired(_))
+            }
+            _ => matches!(self, Self::Admin(_)),
+        }
+    }
+
+    fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Anonymous => None,
+            Self::Admin(peer) | Self::Workload(peer) | Self::Expired(peer) | Self::Other(peer) => {
+                Some(peer)
+            }
+        }
+    }
+
+    /// Its identity; empty for nobody.
+    pub(crate) fn name(&self) -> &str {
+        self.peer().map_or("", |peer| peer.id.as_str())
+    }
+
+    /// The workload's certificate and identity, whether it is still valid or not.
+    ///
+    /// # Errors
+    /// INTERNAL for another caller: the table above has let it through by mistake.
+    pub(crate) fn workload(&self) -> Result<&Peer, Status> {
+        match self {
+            Self::Workload(peer) | Self::Expired(peer) => Ok(peer),
+            Self::Anonymous | Self::Admin(_) | Self::Other(_) => {
+                Err(error::internal("a call of a workload came from another principal"))
+            }
+        }
+    }
+}
+
+/// The principal of a request that has come through [`Authenticate`].
+///
+/// # Errors
+/// INTERNAL when it has not.
+pub(crate) fn principal<T>(request: &tonic::Request<T>) -> Result<Principal, Status> {
+    let principal = request.extensions().get::<Principal>().cloned();
+    principal.ok_or_else(|| error::internal("a call came around authentication"))
+}
+
+/// Until when a stream of this caller may live.
+pub(crate) fn not_after(principal: &Principal) -> Option<SystemTime> {
+    principal.peer().map(|peer| peer.not_after)
+}
+
+fn unauthenticated(reason: &str, message: impl Into<String>) -> Status {
+    error::refused(Code::Unauthenticated, reason, message, &[])
+}
+
+fn decide(
+    connection: Option<&Connection>,
+    path: &str,
+    trust_domain: &str,
+    now: SystemTime,
+) -> Result<Principal, Status> {
+    let connection =
+        connection.ok_or_else(|| error::internal("a request without its connection"))?;
+    let principal = Principal::of(connection, trust_domain, now)?;
+    if principal.may_call(path) {
+        return Ok(principal);
+    }
+    Err(match &principal {
+        Principal::Anonymous => unauthenticated(
+            "CERTIFICATE_REQUIRED",
+            "this call needs a client certificate: a sidecar's, or admin.pem of the control plane",
+        ),
+        Principal::Expired(_) => unauthenticated(
+            "CERTIFICATE_EXPIRED",
+            "the certificate has expired; it can only be renewed",
+        ),
+        Principal::Admin(peer) | Principal::Workload(peer) | Principal::Other(peer) => {
+            denied(&peer.id, path)
+        }
+    })
+}
+
+fn denied(id: &SpiffeId, path: &str) -> Status {
+    error::refused(
+        Code::PermissionDenied,
+        "NOT_PERMITTED",
+        format!("{id} may not call {path}"),
+        &[("identity", id.to_string()), ("method", path.to_owned())],
+    )
+}
+
+/// Lets through only what the caller may do, with its [`Principal`] in the extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Authenticate<S> {
+    pub inner: S,
+    pub trust_domain: Arc<str>,
+}
+
+impl<S> Service<Request<Body>> for Authenticate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let connection = request.extensions().get::<Connection>();
+        let decision = decide(connection, request.uri().path(), &self.trust_domain, clock::now());
+        match decision {
+            Ok(principal) => {
+                request.extensions_mut().insert(principal);
+                Box::pin(self.inner.call(request))
+            }
+            Err(status) => {
+                let remote = request.extensions().get::<Connection>().map(|it| it.remote);
+                tracing::warn!(path = request.uri().path(), ?remote, %status, "call refused");
+                Box::pin(async move { Ok(status.into_http()) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::Principal;
+    use crate::tls::Peer;
+
+    fn peer(path: &str) -> Peer {
+        Peer {
+            id: format!("spiffe://mesh.local{path}").parse().expect("well-formed"),
+            not_after: UNIX_EPOCH + Duration::from_secs(1),
+            sha256: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_principal_may_call_what_it_needs_and_nothing_else() {
+        const CALLS: [&str; 9] = [
+            "/outrigger.v1.IdentityService/Join",
+            "/outrigger.v1.IdentityService/Renew",
+            "/outrigger.v1.IdentityService/TrustBundle",
+            "/outrigger.v1.DiscoveryService/Subscribe",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/outrigger.v1.ConfigService/Apply",
+            "/outrigger.v1.AdminService/CreateToken",
+            "/outrigger.v1.Later/Unknown",
+        ];
+        let workload = || peer("/ns/shop/svc/orders");
+        for (principal, expected) in [
+            (Principal::Anonymous, "+--------"),
+            (Principal::Expired(workload()), "++-------"),
+            (Principal::Workload(workload()), "++++++---"),
+            (Principal::Other(peer("/credential/reader")), "+---++---"),
+            (Principal::Admin(peer("/credential/admin")), "+-+-+++++"),
+        ] {
+            let may = CALLS.map(|call| if principal.may_call(call) { '+' } else { '-' });
+            assert_eq!(may.iter().collect::<String>(), expected, "{principal:?}");
+        }
+        assert!(!Principal::Anonymous.may_call("outrigger.v1.IdentityService/Join"));
+        assert!(!Principal::Anonymous.may_call("/outrigger.v1.IdentityService/join"));
+    }
+}

@@ -1,0 +1,416 @@
+//! `DiscoveryService.Subscribe`: one task for each sidecar, which tells it what concerns it and hears
+//! what it makes of that.
+//!
+//! The task owns the stream's place in the fleet and the registry; ending it, however that happens,
+//! withdraws the workload. It never queues: while a message waits for a slow sidecar nothing new is
+//! computed, and then only what is true at that time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{
+    auth::{self, Connection},
+    error,
+    fleet::{Fleet, Seat},
+    metrics::Metrics,
+    refs,
+    registry::{Registration, Registry},
+    scope::{Viewer, scope},
+    state::State,
+};
+use crate::{
+    clock,
+    resource::{
+        Kind, ResourceKey,
+        pb::{self, discovery_service_server::DiscoveryService, subscribe_request::Message},
+    },
+    spiffe::SpiffeId,
+    task,
+    tls::Peer,
+    units::{ServiceName, name::check_label},
+};
+
+/// How long a stream may stay without its hello.
+const HELLO_MAX: Duration = Duration::from_secs(10);
+/// Changes of the mesh that come within this time are told at once.
+const BATCH: Duration = Duration::from_millis(10);
+/// How long the reason for a stream's end waits for a slow sidecar.
+const LAST_WORD_MAX: Duration = Duration::from_secs(1);
+/// Services that one sidecar may use.
+const USES_MAX: usize = 10_000;
+/// Problems kept of one refusal.
+const PROBLEMS_MAX: usize = 20;
+/// Characters kept of each text of a problem.
+const TEXT_MAX: usize = 500;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    pub state: Arc<State>,
+    pub registry: Arc<Registry>,
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<Metrics>,
+    /// Until then sidecars keep the workloads that they held before this control plane started,
+    /// because those need a moment to register again.
+    pub grace_until: Instant,
+    /// Cancelled when the control plane ends.
+    pub ending: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl DiscoveryService for Discovery {
+    type SubscribeStream = ReceiverStream<Result<pb::SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<pb::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let principal = auth::principal(&request)?;
+        let peer = principal.workload()?.clone();
+        let remote = request
+            .extensions()
+            .get::<Connection>()
+            .map(|connection| connection.remote)
+            .ok_or_else(|| error::internal("a stream without its connection"))?;
+        let inbound = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        let start = Start {
+            state: Arc::clone(&self.state),
+            registry: Arc::clone(&self.registry),
+            fleet: Arc::clone(&self.fleet),
+            metrics: Arc::clone(&self.metrics),
+            grace_until: self.grace_until,
+            ending: self.ending.clone(),
+            peer,
+            remote,
+            inbound,
+            sender: sender.clone(),
+        };
+        let _detached = task::spawn("subscribe", async move {
+            let who = start.peer.id.clone();
+            let Err(status) = start.run().await else { return };
+            tracing::info!(identity = %who, code = ?status.code(), reason = status.message(), "stream ended");
+            // Its reader may be gone or slow.
+            let _told = timeout(LAST_WORD_MAX, sender.send(Err(status))).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// A stream before its hello.
+struct Start {
+    state: Arc<State>,
+    registry: Arc<Registry>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    grace_until: Instant,
+    ending: CancellationToken,
+    peer: Peer,
+    remote: SocketAddr,
+    inbound: Streaming<pb::SubscribeRequest>,
+    sender: mpsc::Sender<Result<pb::SubscribeResponse, Status>>,
+}
+
+impl Start {
+    async fn run(mut self) -> Result<(), Status> {
+        let mut stream = self.begin().await?;
+        let replaced = stream.seat.session().replaced.clone();
+        let certificate_ends =
+            Instant::now() + self.peer.not_after.duration_since(clock::now()).unwrap_or_default();
+        tokio::select! {
+            ended = stream.run(&mut self.inbound, &self.sender) => ended,
+            () = self.ending.cancelled() => Err(error::later(
+                Code::Unavailable,
+                "ENDING",
+                "the control plane is ending",
+                Duration::from_millis(500),
+            )),
+            () = replaced.cancelled() => Err(error::refused(
+                Code::Aborted,
+                "REPLACED",
+                "a newer stream of the same workload has taken over",
+                &[],
+            )),
+            () = sleep_until(certificate_ends) => Err(error::refused(
+                Code::Unauthenticated,
+                "CERTIFICATE_EXPIRED",
+                "the certificate of this stream has expired; connect with the renewed one",
+                &[],
+            )),
+        }
+    }
+
+    /// Hears the hello and registers what it says.
+    async fn begin(&mut self) -> Result<Stream, Status> {
+        let first = timeout(HELLO_MAX, self.inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(pb::SubscribeRequest { message: Some(Message::Hello(hello)) }) = first else {
+            return Err(error::invalid("hello", "must come first"));
+        };
+        let node = hello.node.ok_or_else(|| error::invalid("hello.node", "is missing"))?;
+        let registration = self.registry.register(&node, &self.peer.id).await?;
+        let service = own_service(&self.peer.id)?;
+        let seat = self.fleet.join(
+            registration.key(),
+            &service,
+            &hello.version,
+            self.remote,
+            clock::now(),
+        );
+        tracing::info!(workload = %seat.session().key, %service, remote = %self.remote, "sidecar connected");
+        let held: BTreeMap<_, _> = hello
+            .held
+            .into_iter()
+            .filter_map(|held| {
+                Some((ResourceKey::from_pb(&held.resource?)?, held.resource_version))
+            })
+            .collect();
+        let kept = held.keys().filter(|key| key.kind == Kind::Workload.name()).cloned().collect();
+        seat.session().progress().ledger.hold(held);
+        let viewer = Viewer { service: Some(service), labels: node.labels, ..Default::default() };
+        let mut stream = Stream {
+            worlds: self.state.subscribe(),
+            state: Arc::clone(&self.state),
+            fleet: Arc::clone(&self.fleet),
+            metrics: Arc::clone(&self.metrics),
+            seat,
+            registration,
+            viewer,
+            kept,
+            grace_until: self.grace_until,
+            answered: BTreeMap::new(),
+            namespaces: None,
+            outgoing: VecDeque::new(),
+            due: Some(Instant::now()),
+        };
+        for subscription in hello.subscriptions {
+            stream.subscribe(subscription)?;
+        }
+        Ok(stream)
+    }
+}
+
+fn own_service(identity: &SpiffeId) -> Result<ServiceName, Status> {
+    identity.service().ok_or_else(|| error::internal("a workload without a service"))
+}
+
+/// A stream after its hello.
+struct Stream {
+    state: Arc<State>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    // Field order: the workload is withdrawn before its place is given up.
+    registration: Registration,
+    seat: Seat,
+    viewer: Viewer,
+    /// Workloads that it held and that may not have registered again yet.
+    kept: BTreeSet<ResourceKey>,
+    grace_until: Instant,
+    /// What was said of each service: whether it exists.
+    answered: BTreeMap<ServiceName, bool>,
+    /// As they were sent last.
+    namespaces: Option<BTreeSet<String>>,
+    /// Messages of the last difference that are still to be sent.
+    outgoing: VecDeque<pb::SubscribeResponse>,
+    /// When to look for a difference.
+    due: Option<Instant>,
+    worlds: watch::Receiver<u64>,
+}
+
+impl Stream {
+    async fn run(
+        &mut self,
+        inbound: &mut Streaming<pb::SubscribeRequest>,
+        sender: &mpsc::Sender<Result<pb::SubscribeResponse, Status>>,
+    ) -> Result<(), Status> {
+        loop {
+            let idle = self.outgoing.is_empty();
+            let due = self.due.unwrap_or_else(Instant::now);
+            let in_grace = !self.kept.is_empty();
+            tokio::select! {
+                message = inbound.message() => match message? {
+                    Some(message) => self.take(message)?,
+                    None => return Ok(()),
+                },
+                permit = sender.reserve(), if !idle => {
+                    let (Ok(permit), Some(message)) = (permit, self.outgoing.pop_front()) else {
+                        return Ok(());
+                    };
+                    permit.send(Ok(message));
+                }
+                () = sleep_until(due), if idle && self.due.is_some() => self.look(),
+                changed = self.worlds.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.look_within(BATCH);
+                }
+                () = sleep_until(self.grace_until), if in_grace => {
+                    self.kept.clear();
+                    self.look_within(Duration::ZERO);
+                }
+            }
+        }
+    }
+
+    fn look_within(&mut self, pause: Duration) {
+        let at = Instant::now() + pause;
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn take(&mut self, request: pb::SubscribeRequest) -> Result<(), Status> {
+        match request.message {
+            Some(Message::Hello(_)) => return Err(error::invalid("hello", "comes only once")),
+            Some(Message::Subscribe(service)) => self.subscribe(service)?,
+            Some(Message::Unsubscribe(service)) => {
+                let name = ServiceName::new(service.name, refs::or_default(&service.namespace));
+                self.viewer.uses.remove(&name);
+                self.answered.remove(&name);
+                self.look_within(BATCH);
+            }
+            Some(Message::Ack(ack)) => self.acknowledge(ack),
+            Some(Message::Nack(nack)) => self.refuse(nack),
+            Some(Message::State(state)) => self.report(&state),
+            // A message of a newer sidecar.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, service: pb::SubscribeService) -> Result<(), Status> {
+        let name = ServiceName::new(service.name, refs::or_default(&service.namespace));
+        for label in [&name.name, &name.namespace] {
+            check_label(label)
+                .map_err(|wrong| error::invalid("subscribe.name", format!("{label:?} {wrong}")))?;
+        }
+        if self.viewer.uses.len() >= USES_MAX && !self.viewer.uses.contains(&name) {
+            return Err(Status::resource_exhausted(format!(
+                "a sidecar may use {USES_MAX} services at once"
+            )));
+        }
+        // Asked again, it is answered again.
+        self.answered.remove(&name);
+        self.viewer.uses.insert(name);
+        self.look_within(Duration::ZERO);
+        Ok(())
+    }
+
+    fn acknowledge(&self, ack: pb::Ack) {
+        let settled = {
+            let mut progress = self.seat.session().progress();
+            for held in ack.resources {
+                if let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) {
+                    progress.ledger.acknowledge(&key, &held.resource_version);
+                }
+            }
+            progress.settle();
+            progress.ledger.is_settled()
+        };
+        if settled {
+            self.rolled_out();
+        }
+    }
+
+    fn rolled_out(&self) {
+        for took in self.fleet.rolled_out(Instant::now()) {
+            self.metrics.propagated(took);
+        }
+    }
+
+    fn refuse(&self, nack: pb::Nack) {
+        let Some(key) = nack.resource.as_ref().and_then(ResourceKey::from_pb) else { return };
+        let problems: Vec<_> =
+            nack.problems.into_iter().take(PROBLEMS_MAX).map(shortened).collect();
+        tracing::warn!(
+            workload = %self.seat.session().key,
+            resource = %key,
+            problem = problems.first().map_or("", |problem| &problem.message),
+            "sidecar refused a resource"
+        );
+        self.seat.session().progress().ledger.refuse(&key, &nack.resource_version, problems);
+    }
+
+    fn report(&self, state: &pb::WorkloadState) {
+        // What drains is withdrawn before anything else is done with the report.
+        self.registration.report(state.phase() == pb::WorkloadPhase::Ready);
+        {
+            let mut progress = self.seat.session().progress();
+            progress.phase = state.phase();
+            progress.in_flight = state.in_flight;
+            progress.certificate_expires_at = state.certificate_expires_at;
+        }
+        self.fleet.report(self.seat.session(), Instant::now(), &state.traffic);
+    }
+
+    /// Computes what the sidecar has to be told now.
+    fn look(&mut self) {
+        self.due = None;
+        self.worlds.mark_unchanged();
+        let world = self.state.world();
+        let wanted = scope(&world, &self.viewer);
+        let delta = {
+            let mut progress = self.seat.session().progress();
+            let delta = progress.ledger.advance(&wanted, &self.kept);
+            progress.seen_revision = world.revision;
+            progress.settle();
+            delta
+        };
+        let own = self.viewer.service.iter();
+        let answers: Vec<_> = own
+            .chain(&self.viewer.uses)
+            .map(|service| (service.clone(), world.has_service(service)))
+            .filter(|(service, exists)| self.answered.get(service) != Some(exists))
+            .collect();
+        let namespaces = world.namespaces();
+        let namespaces = (self.namespaces.as_ref() != Some(&namespaces)).then_some(namespaces);
+        if delta.is_empty() && answers.is_empty() && namespaces.is_none() {
+            self.rolled_out();
+            return;
+        }
+        let mut messages = delta.into_messages(world.revision);
+        // An answer says that all that concerns the service has been sent, so it comes last.
+        if let Some(last) = messages.last_mut() {
+            last.answered = answers
+                .iter()
+                .map(|(service, exists)| pb::Answered {
+                    name: service.name.clone(),
+                    namespace: service.namespace.clone(),
+                    exists: *exists,
+                })
+                .collect();
+            last.namespaces = namespaces
+                .as_ref()
+                .map(|names| pb::Namespaces { names: names.iter().cloned().collect() });
+        }
+        self.answered.extend(answers);
+        if namespaces.is_some() {
+            self.namespaces = namespaces;
+        }
+        self.outgoing.extend(messages);
+    }
+}
+
+fn shortened(problem: pb::Problem) -> pb::Problem {
+    let short = |text: String| text.chars().take(TEXT_MAX).collect();
+    pb::Problem {
+        field: short(problem.field),
+        value: short(problem.value),
+        message: short(problem.message),
+        hint: short(problem.hint),
+        file: short(problem.file),
+        ..problem
+    }
+}

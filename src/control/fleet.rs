@@ -1,0 +1,363 @@
+//! The sidecars that are connected: what each runs, how it is, and what its callers saw.
+//!
+//! The task of a sidecar's stream writes here; status, resource conditions and metrics read. A
+//! sidecar's traffic outlives its stream by the length of the window, so that the failures of what
+//! just died are still shown.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    delta::{Entry, Ledger},
+    state::pb_time,
+    traffic::{Counters, Window},
+};
+use crate::{
+    resource::{ResourceKey, pb},
+    units::ServiceName,
+};
+
+/// Revisions that are being rolled out and timed at once; the oldest is given up first.
+const ROLLOUTS_MAX: usize = 64;
+/// Windows kept, of connected sidecars and lately gone ones.
+const WINDOWS_MAX: usize = 10_000;
+
+/// All connected sidecars.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    sessions: Mutex<BTreeMap<ResourceKey, Arc<Session>>>,
+    windows: Mutex<BTreeMap<ResourceKey, Caller>>,
+    rollouts: Mutex<VecDeque<Rollout>>,
+    next: AtomicU64,
+}
+
+/// A revision on its way to all whom it concerns.
+#[derive(Debug)]
+struct Rollout {
+    revision: u64,
+    since: Instant,
+}
+
+/// The traffic that one workload caused.
+#[derive(Debug)]
+struct Caller {
+    service: ServiceName,
+    window: Window,
+}
+
+/// One sidecar's stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: u64,
+    /// The workload's key.
+    pub key: ResourceKey,
+    /// The service beside the sidecar.
+    pub service: ServiceName,
+    /// The sidecar's program version.
+    pub version: String,
+    /// Where the stream comes from.
+    pub remote: SocketAddr,
+    /// When it began.
+    pub connected_at: SystemTime,
+    /// Cancelled when a newer stream of the same workload takes over.
+    pub replaced: CancellationToken,
+    progress: Mutex<Progress>,
+}
+
+/// What changes during a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// As the sidecar last said.
+    pub phase: pb::WorkloadPhase,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// As the sidecar last said.
+    pub certificate_expires_at: Option<prost_types::Timestamp>,
+    /// What it was sent and what it made of it.
+    pub ledger: Ledger,
+    /// The newest revision of which it was sent all that concerns it.
+    pub seen_revision: u64,
+    /// The newest revision of which it runs all that concerns it.
+    pub running_revision: u64,
+}
+
+impl Progress {
+    /// Notes what follows from the ledger.
+    pub(crate) fn settle(&mut self) {
+        if self.ledger.is_settled() {
+            self.running_revision = self.seen_revision;
+        }
+    }
+
+    /// Whether it runs all that concerns it of this revision.
+    pub(crate) fn in_sync(&self, revision: u64) -> bool {
+        self.seen_revision >= revision && self.ledger.is_settled()
+    }
+}
+
+impl Session {
+    /// What it runs and how it is. Never held across an await.
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place among the connected; dropping it leaves.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    fleet: Arc<Fleet>,
+    session: Arc<Session>,
+}
+
+impl Seat {
+    /// The session.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut sessions = lock(&self.fleet.sessions);
+        let is_own = |session: &Arc<Session>| session.id == self.session.id;
+        if sessions.get(&self.session.key).is_some_and(is_own) {
+            sessions.remove(&self.session.key);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fleet {
+    /// Seats a new stream; an older one of the same workload is told that it is replaced.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        key: &ResourceKey,
+        service: &ServiceName,
+        version: &str,
+        remote: SocketAddr,
+        now: SystemTime,
+    ) -> Seat {
+        let session = Arc::new(Session {
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            key: key.clone(),
+            service: service.clone(),
+            version: version.chars().take(64).collect(),
+            remote,
+            connected_at: now,
+            replaced: CancellationToken::new(),
+            progress: Mutex::default(),
+        });
+        let before = lock(&self.sessions).insert(key.clone(), Arc::clone(&session));
+        if let Some(before) = before {
+            before.replaced.cancel();
+        }
+        Seat { fleet: Arc::clone(self), session }
+    }
+
+    /// Those connected now, by workload.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().cloned().collect()
+    }
+
+    /// Takes a sidecar's report of its traffic.
+    pub(crate) fn report(&self, session: &Session, now: Instant, traffic: &[pb::Traffic]) {
+        let mut windows = lock(&self.windows);
+        if !windows.contains_key(&session.key) {
+            let connected = lock(&self.sessions);
+            windows.retain(|key, caller| {
+                caller.window.forget(now);
+                connected.contains_key(key) || !caller.window.is_empty()
+            });
+            if windows.len() >= WINDOWS_MAX {
+                return;
+            }
+        }
+        let new = || Caller { service: session.service.clone(), window: Window::default() };
+        let caller = windows.entry(session.key.clone()).or_insert_with(new);
+        caller.service.clone_from(&session.service);
+        caller.window.report(now, traffic);
+    }
+
+    /// What callers of each destination saw, by caller, and how far back that reaches.
+    pub(crate) fn traffic(&self, now: Instant) -> Traffic {
+        let mut traffic = Traffic::default();
+        for caller in lock(&self.windows).values() {
+            traffic.reach = traffic.reach.max(caller.window.reach(now));
+            for (destination, counters) in caller.window.sums(now) {
+                let of = traffic.by_destination.entry(destination.to_owned()).or_default();
+                of.entry(caller.service.to_string()).or_default().add(&counters);
+            }
+        }
+        traffic
+    }
+
+    /// A revision was written: from now on its way to the sidecars is timed.
+    pub(crate) fn wrote(&self, revision: u64, now: Instant) {
+        let mut rollouts = lock(&self.rollouts);
+        if rollouts.len() >= ROLLOUTS_MAX {
+            rollouts.pop_front();
+        }
+        rollouts.push_back(Rollout { revision, since: now });
+    }
+
+    /// The revisions that by now run everywhere they concern, with the time that it took.
+    pub(crate) fn rolled_out(&self, now: Instant) -> Vec<Duration> {
+        let mut rollouts = lock(&self.rollouts);
+        if rollouts.is_empty() {
+            return Vec::new();
+        }
+        let everywhere = self
+            .sessions()
+            .iter()
+            .map(|session| session.progress().running_revision)
+            .min()
+            .unwrap_or(u64::MAX);
+        let mut took = Vec::new();
+        rollouts.retain(|rollout| {
+            let done = rollout.revision <= everywhere;
+            if done {
+                took.push(now.duration_since(rollout.since));
+            }
+            !done
+        });
+        took
+    }
+
+    /// Which sidecars were sent a resource, and what they made of it.
+    pub(crate) fn running(&self, key: &ResourceKey) -> Vec<(Arc<Session>, Entry)> {
+        self.sessions()
+            .into_iter()
+            .filter_map(|session| {
+                let entry = session.progress().ledger.entry(key)?.clone();
+                Some((session, entry))
+            })
+            .collect()
+    }
+
+    /// Every connected sidecar for `status`.
+    pub(crate) fn statuses(&self, revision: u64) -> Vec<pb::SidecarStatus> {
+        let status = |session: &Arc<Session>| {
+            let progress = session.progress();
+            pb::SidecarStatus {
+                workload: session.key.name.clone(),
+                service: session.service.name.clone(),
+                namespace: session.service.namespace.clone(),
+                version: session.version.clone(),
+                address: session.remote.to_string(),
+                phase: progress.phase.into(),
+                in_flight: progress.in_flight,
+                connected_at: Some(pb_time(session.connected_at)),
+                certificate_expires_at: progress.certificate_expires_at,
+                in_sync: progress.in_sync(revision),
+                revision: progress.running_revision,
+            }
+        };
+        self.sessions().iter().map(status).collect()
+    }
+}
+
+/// What callers saw.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// By destination, then by source.
+    pub by_destination: BTreeMap<String, BTreeMap<String, Counters>>,
+    /// How long it was counted, at most.
+    pub reach: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        sync::Arc,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use tokio::time::{Instant, advance};
+
+    use super::{Fleet, Seat};
+    use crate::{
+        control::sample::{resources, service},
+        resource::{Kind, ResourceKey, pb},
+        units::ServiceName,
+    };
+
+    fn join(fleet: &Arc<Fleet>, workload: &str) -> Seat {
+        let key = ResourceKey::new(Kind::Workload, "shop", workload);
+        let service = ServiceName::new("orders", "shop");
+        fleet.join(&key, &service, "0.1.0", ([127, 0, 0, 1], 1).into(), UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_newer_stream_replaces_the_older_one_and_outlives_it() {
+        let fleet = Arc::new(Fleet::default());
+        let old = join(&fleet, "orders-1");
+        let new = join(&fleet, "orders-1");
+        assert!(old.session().replaced.is_cancelled() && !new.session().replaced.is_cancelled());
+        drop(old);
+        assert_eq!(fleet.sessions().len(), 1);
+        drop(new);
+        assert!(fleet.sessions().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revision_is_rolled_out_when_all_run_it() {
+        let fleet = Arc::new(Fleet::default());
+        let seats = [join(&fleet, "orders-1"), join(&fleet, "orders-2")];
+        fleet.wrote(3, Instant::now());
+        for seat in &seats {
+            let mut progress = seat.session().progress();
+            let wanted = resources([service("shop/orders", "")]);
+            progress.ledger.advance(&wanted, &BTreeSet::new());
+            progress.seen_revision = 3;
+            progress.settle();
+            assert!(!progress.in_sync(3));
+        }
+        let key = ResourceKey::new(Kind::Service, "shop", "orders");
+        for (seat, rolled_out) in seats.iter().zip([vec![], vec![Duration::from_secs(2)]]) {
+            advance(Duration::from_secs(1)).await;
+            {
+                let mut progress = seat.session().progress();
+                progress.ledger.acknowledge(&key, "1");
+                progress.settle();
+                assert!(progress.in_sync(3) && !progress.in_sync(4));
+            }
+            assert_eq!(fleet.rolled_out(Instant::now()), rolled_out);
+        }
+        assert!(fleet.statuses(3).iter().all(|status| status.in_sync && status.revision == 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_traffic_of_what_just_died_is_still_shown() {
+        let fleet = Arc::new(Fleet::default());
+        let seat = join(&fleet, "orders-1");
+        let traffic = |total| pb::Traffic {
+            source: "somebody-else.shop".to_owned(),
+            destination: "catalog.shop".to_owned(),
+            total,
+            ..Default::default()
+        };
+        fleet.report(seat.session(), Instant::now(), &[]);
+        advance(Duration::from_secs(10)).await;
+        fleet.report(seat.session(), Instant::now(), &[traffic(8)]);
+        drop(seat);
+        let seen = fleet.traffic(Instant::now());
+        assert_eq!(seen.by_destination["catalog.shop"]["orders.shop"].total, 8);
+        assert_eq!(seen.reach, Duration::from_secs(10));
+        advance(Duration::from_secs(400)).await;
+        assert!(fleet.traffic(Instant::now()).by_destination.is_empty());
+    }
+}

@@ -1,0 +1,170 @@
+//! What the control plane counts of itself.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::ConstGauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+use super::{fleet::Fleet, state::State};
+use crate::resource::pb::WorkloadPhase;
+
+/// Counters and histograms, and how they are written.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    propagation: Histogram,
+    certificates: Family<CertificateLabels, Counter>,
+    calls: Family<CallLabels, Counter>,
+}
+
+/// For what a certificate was issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Grounds {
+    /// By a join token.
+    Join,
+    /// By an SVID.
+    Renew,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    grounds: Grounds,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    result: Outcome,
+}
+
+/// How a call of the API ended, as far as its head says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Outcome {
+    /// It was taken.
+    Success,
+    /// It was refused or failed.
+    Failure,
+}
+
+#[derive(Debug)]
+struct Sidecars {
+    state: Arc<State>,
+    fleet: Arc<Fleet>,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct SidecarLabels {
+    state: &'static str,
+}
+
+impl Metrics {
+    /// Registers everything; what others know already is read when it is asked for.
+    pub(crate) fn new(state: &Arc<State>, fleet: &Arc<Fleet>) -> Self {
+        let mut registry = Registry::with_prefix("outrigger");
+        let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        registry.register_with_unit(
+            "config_propagation",
+            "From a write until every sidecar that it concerns runs it",
+            Unit::Seconds,
+            propagation.clone(),
+        );
+        let certificates = Family::<CertificateLabels, Counter>::default();
+        registry.register("certificates_issued", "Certificates signed", certificates.clone());
+        let calls = Family::<CallLabels, Counter>::default();
+        registry.register("control_calls", "Calls of the control plane's API", calls.clone());
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program", build);
+        let sidecars = Sidecars { state: Arc::clone(state), fleet: Arc::clone(fleet) };
+        registry.register_collector(Box::new(sidecars));
+        Self { registry, propagation, certificates, calls }
+    }
+
+    /// A revision has reached all whom it concerns.
+    pub(crate) fn propagated(&self, took: Duration) {
+        self.propagation.observe(took.as_secs_f64());
+    }
+
+    /// A certificate was issued.
+    pub(crate) fn issued(&self, grounds: Grounds) {
+        self.certificates.get_or_create(&CertificateLabels { grounds }).inc();
+    }
+
+    /// A call of the API was answered.
+    pub(crate) fn called(&self, result: Outcome) {
+        self.calls.get_or_create(&CallLabels { result }).inc();
+    }
+
+    /// As Prometheus reads it.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        if text::encode(&mut text, &self.registry).is_err() {
+            tracing::error!("metrics do not encode");
+        }
+        text
+    }
+}
+
+impl Collector for Sidecars {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let revision = self.state.world().revision;
+        let mut counts = [("starting", 0_i64), ("ready", 0), ("draining", 0), ("out_of_sync", 0)];
+        for session in self.fleet.sessions() {
+            let progress = session.progress();
+            let phase = match progress.phase {
+                WorkloadPhase::Unspecified | WorkloadPhase::Starting => 0,
+                WorkloadPhase::Ready => 1,
+                WorkloadPhase::Draining => 2,
+            };
+            counts[phase].1 += 1;
+            counts[3].1 += i64::from(!progress.in_sync(revision));
+        }
+        let help = "Connected sidecars by phase, and those that do not yet run all they were sent";
+        let gauge = ConstGauge::new(0_i64);
+        let mut family = encoder.encode_descriptor("sidecars", help, None, gauge.metric_type())?;
+        for (state, count) in counts {
+            let labels = SidecarLabels { state };
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "The newest revision of the configuration";
+        let gauge = ConstGauge::new(i64::try_from(revision).unwrap_or(i64::MAX));
+        let metric =
+            encoder.encode_descriptor("config_revision", help, None, gauge.metric_type())?;
+        gauge.encode(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{Grounds, Metrics};
+    use crate::control::{fleet::Fleet, state::State};
+
+    #[test]
+    fn metrics_are_named_as_the_reference_says() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = State::open(&directory.path().join("mesh.redb"), "mesh.local").expect("opens");
+        let metrics = Metrics::new(&state, &Arc::new(Fleet::default()));
+        metrics.issued(Grounds::Join);
+        metrics.propagated(Duration::from_millis(3));
+        let text = metrics.encode();
+        for line in [
+            "outrigger_certificates_issued_total{grounds=\"Join\"} 1",
+            "outrigger_config_propagation_seconds_count 1",
+            "outrigger_sidecars{state=\"ready\"} 0",
+            "outrigger_config_revision 0",
+            concat!("outrigger_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The registry: which workloads are alive. A live `Subscribe` stream is the registration; its guard
+//! here puts the workload among the live ones and takes it out when the stream ends, however it ends.
+//!
+//! A workload appears with its first report of its state and not with its hello, so that a sidecar
+//! that connects again after a restart of the control plane never looks unready in between.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use tonic::{Code, Status};
+
+use super::{error, refs, state::State};
+use crate::{
+    resource::{Kind, ResourceKey, pb},
+    spiffe::SpiffeId,
+    units::{ServiceName, name::check_label},
+};
+
+/// Ports that one workload may serve.
+const PORTS_MAX: usize = 64;
+/// Labels that one workload may carry.
+const LABELS_MAX: usize = 64;
+/// Bytes of an address, label or zone.
+const TEXT_BYTES_MAX: usize = 253;
+
+/// The live workloads and whose they are.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    state: Arc<State>,
+    owners: Mutex<BTreeMap<ResourceKey, Owner>>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Owner {
+    id: u64,
+    service: ServiceName,
+}
+
+/// One workload's registration; dropping it withdraws the workload, unless a newer stream of the
+/// same workload has taken it over.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    registry: Arc<Registry>,
+    id: u64,
+    key: ResourceKey,
+    /// As it is published, but for readiness; `None` when it serves nothing.
+    workload: Option<pb::Resource>,
+}
+
+impl Registry {
+    pub(crate) fn new(state: Arc<State>) -> Arc<Self> {
+        Arc::new(Self { state, owners: Mutex::default(), next: AtomicU64::new(1) })
+    }
+
+    /// Registers the workload of a hello under the identity that its stream has proven. The first
+    /// registration of a service stores that service with the ports it declares.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a malformed hello, PERMISSION_DENIED when it speaks for another service,
+    /// ALREADY_EXISTS when the workload's name belongs to another service of the namespace.
+    pub(crate) async fn register(
+        self: &Arc<Self>,
+        node: &pb::Node,
+        identity: &SpiffeId,
+    ) -> Result<Registration, Status> {
+        check(node)?;
+        let service = ServiceName::new(&node.service, refs::or_default(&node.namespace));
+        if identity.service().as_ref() != Some(&service)
+            || identity.trust_domain() != self.state.trust_domain()
+        {
+            return Err(error::refused(
+                Code::PermissionDenied,
+                "IDENTITY_MISMATCH",
+                format!("{identity} can not register a workload of {service}"),
+                &[("identity", identity.to_string()), ("service", service.to_string())],
+            ));
+        }
+        let key = ResourceKey::new(Kind::Workload, &service.namespace, &*node.workload);
+        let id = self.own(&key, &service)?;
+        // From here on the guard undoes what was done.
+        let serves = !node.address.is_empty();
+        let workload = serves.then(|| workload(node, &service, identity));
+        let registration = Registration { registry: Arc::clone(self), id, key, workload };
+        if serves && !self.state.world().has_service(&service) {
+            let made = service_of(node, &service);
+            self.state
+                .write(move |state, _| {
+                    state.register_service(made).map_err(|error| error::store(&error))
+                })
+                .await?;
+        }
+        Ok(registration)
+    }
+
+    fn own(&self, key: &ResourceKey, service: &ServiceName) -> Result<u64, Status> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(key).is_some_and(|owner| owner.service != *service) {
+            return Err(error::refused(
+                Code::AlreadyExists,
+                "WORKLOAD_NAME_TAKEN",
+                format!("a workload of another service is registered as {key}"),
+                &[("workload", key.name.clone())],
+            ));
+        }
+        owners.insert(key.clone(), Owner { id, service: service.clone() });
+        Ok(id)
+    }
+}
+
+impl Registration {
+    /// The workload's key.
+    pub(crate) fn key(&self) -> &ResourceKey {
+        &self.key
+    }
+
+    /// Publishes the workload as ready to take requests or not. Does nothing for a workload that
+    /// serves nothing or that a newer stream has taken over.
+    pub(crate) fn report(&self, ready: bool) {
+        let Some(workload) = &self.workload else { return };
+        // Held until the change is published, so that two streams of one workload can not cross.
+        let owners = self.registry.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(&self.key).is_none_or(|owner| owner.id != self.id) {
+            return;
+        }
+        let state = &self.registry.state;
+        let published = with_readiness(workload.clone(), ready);
+        if state.world().live.resources.get(&self.key).is_some_and(|it| **it == published) {
+            return;
+        }
+        state.update_live(|live| {
+            live.insert(self.key.clone(), Arc::new(published));
+        });
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut owners = self.registry.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(&self.key).is_none_or(|owner| owner.id != self.id) {
+            return;
+        }
+        owners.remove(&self.key);
+        if self.registry.state.world().live.resources.contains_key(&self.key) {
+            self.registry.state.update_live(|live| {
+                live.remove(&self.key);
+            });
+        }
+    }
+}
+
+fn check(node: &pb::Node) -> Result<(), Status> {
+    let label = |field: &str, text: &str| {
+        check_label(text).map_err(|wrong| error::invalid(field, format!("{text:?} {wrong}")))
+    };
+    label("hello.node.service", &node.service)?;
+    label("hello.node.namespace", refs::or_default(&node.namespace))?;
+    label("hello.node.workload", &node.workload)?;
+    if !node.address.is_empty() {
+        if node.address.len() > TEXT_BYTES_MAX
+            || !node.address.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:_".contains(&b))
+        {
+            return Err(error::invalid("hello.node.address", "not an IP address or host name"));
+        }
+        port("hello.node.inbound", node.inbound)?;
+    }
+    if node.ports.len() > PORTS_MAX {
+        return Err(error::invalid("hello.node.ports", format!("more than {PORTS_MAX}")));
+    }
+    for (name, number) in &node.ports {
+        label("hello.node.ports", name)?;
+        port("hello.node.ports", *number)?;
+    }
+    let short = |text: &str| text.len() <= TEXT_BYTES_MAX;
+    if node.labels.len() > LABELS_MAX || !node.labels.iter().all(|(n, v)| short(n) && short(v)) {
+        return Err(error::invalid(
+            "hello.node.labels",
+            format!("more than {LABELS_MAX}, or long"),
+        ));
+    }
+    if !short(&node.zone) {
+        return Err(error::invalid("hello.node.zone", "too long"));
+    }
+    Ok(())
+}
+
+fn port(field: &str, number: u32) -> Result<(), Status> {
+    match u16::try_from(number) {
+        Ok(1..) => Ok(()),
+        Ok(0) | Err(_) => Err(error::invalid(field, format!("{number} is no port"))),
+    }
+}
+
+/// The service that a first registration makes: one port for each that the workload declares.
+fn service_of(node: &pb::Node, service: &ServiceName) -> pb::Resource {
+    let mut ports: Vec<_> = node
+        .ports
+        .iter()
+        .map(|(name, local)| match name.parse::<u16>() {
+            Ok(number) => (u32::from(number), String::new()),
+            Err(_) => (*local, name.clone()),
+        })
+        .collect();
+    ports.sort();
+    ports.dedup_by_key(|(number, _)| *number);
+    let several = ports.len() > 1;
+    let ports = ports
+        .into_iter()
+        .map(|(port, name)| pb::ServicePort {
+            // A port without a name is permitted only where there is no other.
+            name: if several && name.is_empty() { format!("port-{port}") } else { name },
+            port,
+            ..Default::default()
+        })
+        .collect();
+    pb::Resource {
+        metadata: Some(pb::Metadata {
+            name: service.name.clone(),
+            namespace: service.namespace.clone(),
+            ..Default::default()
+        }),
+        spec: Some(pb::resource::Spec::Service(pb::Service { ports, ..Default::default() })),
+        status: None,
+    }
+}
+
+fn workload(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::Resource {
+    pb::Resource {
+        metadata: Some(pb::Metadata {
+            name: node.workload.clone(),
+            namespace: service.namespace.clone(),
+            labels: node.labels.clone(),
+            ..Default::default()
+        }),
+        spec: Some(pb::resource::Spec::Workload(pb::Workload {
+            service: service.name.clone(),
+            address: node.address.clone(),
+            ports: node.ports.clone(),
+            inbound: node.inbound,
+            identity: identity.to_string(),
+            weight: None,
+            zone: node.zone.clone(),
+            ready: None,
+        })),
+        status: None,
+    }
+}
+
+/// The workload with its readiness and a version made of its contents: a sidecar that connects again
+/// after a restart of the control plane, with the same workload as before, is no change for anyone.
+fn with_readiness(mut resource: pb::Resource, ready: bool) -> pb::Resource {
+    let Some(pb::resource::Spec::Workload(workload)) = &mut resource.spec else { return resource };
+    workload.ready = Some(ready);
+    let mut text = format!(
+        "{:?}",
+        (
+            &workload.service,
+            &workload.address,
+            workload.inbound,
+            &workload.identity,
+            &workload.zone,
+            ready
+        )
+    );
+    let ports: BTreeMap<_, _> = workload.ports.iter().collect();
+    text.push_str(&format!("{ports:?}"));
+    if let Some(metadata) = &mut resource.metadata {
+        let labels: BTreeMap<_, _> = metadata.labels.iter().collect();
+        text.push_str(&format!("{labels:?}"));
+        let hash = digest(&SHA256, text.as_bytes());
+        metadata.resource_version =
+            hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    }
+    resource
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+//! Registrations by example.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tempfile::TempDir;
+use tonic::Code;
+
+use super::Registry;
+use crate::{
+    control::{key, state::State},
+    resource::pb::{self, resource::Spec},
+    spiffe::SpiffeId,
+    units::ServiceName,
+};
+
+fn registry() -> (TempDir, Arc<State>, Arc<Registry>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let state = State::open(&directory.path().join("mesh.redb"), "mesh.local").expect("opens");
+    let registry = Registry::new(Arc::clone(&state));
+    (directory, state, registry)
+}
+
+fn orders() -> pb::Node {
+    pb::Node {
+        service: "orders".to_owned(),
+        namespace: "shop".to_owned(),
+        workload: "orders-1".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        inbound: 15006,
+        ports: HashMap::from([("9090".to_owned(), 9090), ("admin".to_owned(), 8080)]),
+        ..Default::default()
+    }
+}
+
+fn identity(path: &str) -> SpiffeId {
+    format!("spiffe://{path}").parse().expect("well-formed")
+}
+
+fn own() -> SpiffeId {
+    identity("mesh.local/ns/shop/svc/orders")
+}
+
+/// "ready", "unready" or "absent".
+fn seen(state: &State) -> &'static str {
+    let service = ServiceName::new("orders", "shop");
+    let world = state.world();
+    let Some(key) = world.workloads(&service).pop() else { return "absent" };
+    match &world.get(&key).expect("listed").spec {
+        Some(Spec::Workload(pb::Workload { ready: Some(true), .. })) => "ready",
+        _ => "unready",
+    }
+}
+
+#[tokio::test]
+async fn a_workload_lives_as_long_as_its_registration() {
+    let (_directory, state, registry) = registry();
+    let registration = registry.register(&orders(), &own()).await.expect("registers");
+    assert_eq!(seen(&state), "absent");
+    registration.report(false);
+    assert_eq!(seen(&state), "unready");
+    registration.report(true);
+    assert_eq!(seen(&state), "ready");
+    drop(registration);
+    assert_eq!(seen(&state), "absent");
+}
+
+#[tokio::test]
+async fn the_first_registration_makes_the_service_and_no_revision() {
+    let (_directory, state, registry) = registry();
+    drop(registry.register(&orders(), &own()).await.expect("registers"));
+    let world = state.world();
+    let service = world.get(&key::of_service(&ServiceName::new("orders", "shop"))).expect("made");
+    let Some(Spec::Service(spec)) = &service.spec else { panic!("{service:?}") };
+    let ports: Vec<_> = spec.ports.iter().map(|port| (port.port, port.name.as_str())).collect();
+    assert_eq!(ports, [(8080, "admin"), (9090, "port-9090")]);
+    assert_eq!(world.revision, 0);
+}
+
+#[tokio::test]
+async fn a_newer_stream_of_the_same_workload_takes_over() {
+    let (_directory, state, registry) = registry();
+    let old = registry.register(&orders(), &own()).await.expect("registers");
+    old.report(true);
+    let new = registry.register(&orders(), &own()).await.expect("registers");
+    assert_eq!(seen(&state), "ready");
+    old.report(false);
+    drop(old);
+    assert_eq!(seen(&state), "ready");
+    drop(new);
+    assert_eq!(seen(&state), "absent");
+}
+
+#[tokio::test]
+async fn connecting_again_unchanged_gives_the_same_version() {
+    let (_directory, state, registry) = registry();
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let registration = registry.register(&orders(), &own()).await.expect("registers");
+        registration.report(true);
+        let workload = state.world();
+        versions.push(key::version(workload.get(registration.key()).expect("live")).to_owned());
+    }
+    assert_eq!(versions[0], versions[1]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused() {
+    let (_directory, state, registry) = registry();
+    let _held = registry.register(&orders(), &own()).await.expect("registers");
+    let node = |change: fn(&mut pb::Node)| {
+        let mut node = orders();
+        change(&mut node);
+        node
+    };
+    let other = identity("mesh.local/ns/shop/svc/other");
+    for (node, by, code) in [
+        (orders(), other.clone(), Code::PermissionDenied),
+        (orders(), identity("else.where/ns/shop/svc/orders"), Code::PermissionDenied),
+        (node(|it| it.namespace.clear()), own(), Code::PermissionDenied),
+        (node(|it| it.service = "other".to_owned()), other, Code::AlreadyExists),
+        (node(|it| it.workload = "a.b".to_owned()), own(), Code::InvalidArgument),
+        (node(|it| it.address = "a b".to_owned()), own(), Code::InvalidArgument),
+        (node(|it| it.inbound = 0), own(), Code::InvalidArgument),
+        (node(|it| it.inbound = 70_000), own(), Code::InvalidArgument),
+        (node(|it| it.ports = HashMap::from([("x".to_owned(), 0)])), own(), Code::InvalidArgument),
+    ] {
+        let refused = registry.register(&node, &by).await.expect_err("refused");
+        assert_eq!(refused.code(), code, "{refused:?}");
+    }
+    assert_eq!(seen(&state), "absent");
+}

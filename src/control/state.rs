@@ -1,0 +1,277 @@
+//! The control plane's state: the store on disk and the mesh in memory, changed together.
+//!
+//! Writes are serialised: one at a time plans against the newest world, stores, and publishes. All
+//! three happen on a blocking thread that owns the writer's lock, so that a caller who goes away in
+//! between can not leave the disk ahead of the memory. Readers load the current world and never
+//! wait.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tonic::Status;
+
+use super::{
+    error,
+    store::{Batch, Store, StoreError, TokenRow},
+    world::{Resources, Shelf, World},
+};
+use crate::{
+    clock,
+    resource::{self, ResourceKey, pb},
+};
+
+/// The store and the world.
+#[derive(Debug)]
+pub(crate) struct State {
+    store: Store,
+    store_id: String,
+    trust_domain: String,
+    writer: Arc<AsyncMutex<Writer>>,
+    newest: ArcSwap<pb::Revision>,
+    world: ArcSwap<World>,
+    /// Held while a new world is made from the last one.
+    publishing: Mutex<()>,
+    /// Counts worlds.
+    generation: watch::Sender<u64>,
+}
+
+/// What only the one who writes may see.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Join tokens by ID.
+    pub tokens: BTreeMap<String, TokenRow>,
+}
+
+/// Changes of resources, planned and not yet made.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// What changes, for people.
+    pub changes: Vec<pb::Change>,
+    /// Resources to write; versions are given when they are.
+    pub put: Vec<pb::Resource>,
+    /// Resources to delete.
+    pub delete: Vec<ResourceKey>,
+}
+
+impl State {
+    /// Opens the store at `path` and makes the first world of it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(crate) fn open(path: &Path, trust_domain: &str) -> Result<Arc<Self>, StoreError> {
+        let (store, contents) = Store::open(path, trust_domain)?;
+        let newest = contents.newest.unwrap_or_default();
+        let registered: Resources = keyed(contents.registered).collect();
+        let registered_keys = registered.keys().cloned().collect();
+        let mut stored = registered;
+        stored.extend(keyed(contents.resources));
+        let world = World {
+            revision: newest.revision,
+            stored: Arc::new(Shelf::new(stored)),
+            live: Arc::default(),
+            registered: Arc::new(registered_keys),
+        };
+        let tokens = contents
+            .tokens
+            .into_iter()
+            .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
+            .collect();
+        Ok(Arc::new(Self {
+            store,
+            store_id: contents.id,
+            trust_domain: contents.trust_domain,
+            writer: Arc::new(AsyncMutex::new(Writer { tokens })),
+            newest: ArcSwap::from_pointee(newest),
+            world: ArcSwap::from_pointee(world),
+            publishing: Mutex::new(()),
+            generation: watch::Sender::new(0),
+        }))
+    }
+
+    /// The mesh's trust domain.
+    pub(crate) fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The mesh as it is now.
+    pub(crate) fn world(&self) -> Arc<World> {
+        self.world.load_full()
+    }
+
+    /// The newest entry of the log.
+    pub(crate) fn newest(&self) -> Arc<pb::Revision> {
+        self.newest.load_full()
+    }
+
+    /// Says that there is another world than the one last seen.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Runs `write` alone and off the asynchronous runtime. It runs to its end even when the
+    /// returned future is dropped.
+    ///
+    /// # Errors
+    /// Those of `write`, and INTERNAL when it panicked.
+    pub(crate) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        write: impl FnOnce(&Self, &mut Writer) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let mut writer = Arc::clone(&self.writer).lock_owned().await;
+        let state = Arc::clone(self);
+        tokio::task::spawn_blocking(move || write(&state, &mut writer))
+            .await
+            .unwrap_or_else(|_| Err(error::internal("a write panicked")))
+    }
+
+    /// Stores the plan as a new revision and publishes it; a plan that changes nothing makes none.
+    /// Returns the newest revision.
+    ///
+    /// # Errors
+    /// When the store failed; then nothing changed.
+    pub(crate) fn commit(
+        &self,
+        _writer: &mut Writer,
+        plan: Plan,
+        by: &str,
+        message: &str,
+    ) -> Result<u64, StoreError> {
+        let world = self.world();
+        if plan.put.is_empty() && plan.delete.is_empty() {
+            return Ok(world.revision);
+        }
+        let user_wrote = |key: &ResourceKey| !world.registered.contains(key);
+        // Services that registrations made are in no revision, so forgetting one makes none either.
+        let makes_revision = !plan.put.is_empty() || plan.delete.iter().any(user_wrote);
+        let revision = world.revision + u64::from(makes_revision);
+        let now = clock::now();
+        let put: Vec<_> = plan
+            .put
+            .into_iter()
+            .map(|resource| self.stamped(&world, resource, revision.to_string(), pb_time(now)))
+            .collect();
+        let touched = put.iter().filter_map(resource::key).chain(plan.delete.iter().cloned());
+        let unregister: Vec<_> = touched.filter(|key| world.registered.contains(key)).collect();
+        let entry = makes_revision.then(|| pb::Revision {
+            revision,
+            changed_at: Some(pb_time(now)),
+            changed_by: by.to_owned(),
+            message: message.to_owned(),
+            changes: plan
+                .changes
+                .into_iter()
+                .filter(|change| change.kind() != pb::ChangeKind::Unchanged)
+                .collect(),
+        });
+        let batch =
+            Batch { put, delete: plan.delete, unregister, revision: entry, ..Default::default() };
+        self.store.write(&batch)?;
+        if let Some(entry) = batch.revision {
+            self.newest.store(Arc::new(entry));
+        }
+        self.publish(|world| {
+            let mut resources = world.stored.resources.clone();
+            for key in &batch.delete {
+                resources.remove(key);
+            }
+            resources.extend(keyed(batch.put));
+            if !batch.unregister.is_empty() {
+                let forgotten = |key: &&ResourceKey| !batch.unregister.contains(key);
+                world.registered =
+                    Arc::new(world.registered.iter().filter(forgotten).cloned().collect());
+            }
+            world.stored = Arc::new(Shelf::new(resources));
+            world.revision = revision;
+        });
+        Ok(revision)
+    }
+
+    /// With the version and the time of creation that it gets by being written.
+    fn stamped(
+        &self,
+        world: &World,
+        mut resource: pb::Resource,
+        version: String,
+        now: prost_types::Timestamp,
+    ) -> pb::Resource {
+        let existing = resource::key(&resource).and_then(|key| world.stored.resources.get(&key));
+        let created = existing.and_then(|it| it.metadata.as_ref()?.creation_timestamp);
+        if let Some(metadata) = &mut resource.metadata {
+            metadata.resource_version = format!("{version}-{}", self.store_id);
+            metadata.creation_timestamp = Some(created.unwrap_or(now));
+        }
+        resource
+    }
+
+    /// Stores the service of a first registration, unless there is one of that name by now.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub(crate) fn register_service(&self, service: pb::Resource) -> Result<(), StoreError> {
+        let world = self.world();
+        let Some(key) = resource::key(&service).filter(|key| world.get(key).is_none()) else {
+            return Ok(());
+        };
+        let now = clock::now();
+        let version = format!("r{}", clock::since_epoch().as_millis());
+        let service = self.stamped(&world, service, version, pb_time(now));
+        let batch = Batch { register: vec![service], ..Default::default() };
+        self.store.write(&batch)?;
+        self.publish(|world| {
+            let mut resources = world.stored.resources.clone();
+            resources.extend(keyed(batch.register));
+            world.stored = Arc::new(Shelf::new(resources));
+            let mut registered = BTreeSet::clone(&world.registered);
+            registered.insert(key);
+            world.registered = Arc::new(registered);
+        });
+        Ok(())
+    }
+
+    /// Changes the set of live workloads.
+    pub(crate) fn update_live(&self, change: impl FnOnce(&mut Resources)) {
+        self.publish(|world| {
+            let mut resources = world.live.resources.clone();
+            change(&mut resources);
+            world.live = Arc::new(Shelf::new(resources));
+        });
+    }
+
+    /// Writes and forgets join tokens; the caller holds the writer and changes its map afterwards.
+    ///
+    /// # Errors
+    /// When the store failed; then nothing changed.
+    pub(crate) fn write_tokens(
+        &self,
+        put: Vec<TokenRow>,
+        delete: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let batch = Batch { put_tokens: put, delete_tokens: delete, ..Default::default() };
+        self.store.write(&batch)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut World)) {
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut world = World::clone(&self.world.load());
+        change(&mut world);
+        self.world.store(Arc::new(world));
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc<pb::Resource>)> {
+    resources.into_iter().filter_map(|resource| {
+        let key = resource::key(&resource)?;
+        Some((key, Arc::new(resource)))
+    })
+}
+
+/// As protobuf writes a moment.
+pub(crate) fn pb_time(time: std::time::SystemTime) -> prost_types::Timestamp {
+    prost_types::Timestamp::from(time)
+}

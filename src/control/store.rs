@@ -1,0 +1,383 @@
+//! What the control plane keeps on disk, in one redb file: resources, the log of revisions,
+//! services that registrations made, and join tokens.
+//!
+//! Every call is one transaction that is on disk when the call returns, so that an acknowledged
+//! write survives a crash and no reader ever sees half of one. The calls block; [`super::world`]
+//! runs them off the asynchronous runtime. There is one process per file: redb locks it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, StorageError, TableDefinition, WriteTransaction,
+};
+
+use super::key;
+use crate::resource::{self, ResourceKey, pb};
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
+const REGISTERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registered");
+const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
+const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+
+/// The layout of the tables; a newer one is refused instead of misread.
+const FORMAT: &[u8] = b"1";
+/// Entries of the log that are kept; the oldest go first.
+const REVISIONS_MAX: u64 = 10_000;
+/// redb's page cache: the contents are in memory already, so little is read twice.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// The open store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Database,
+}
+
+/// Everything that is read at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    /// Random, made with the file: versions of two stores never look alike.
+    pub id: String,
+    /// The mesh's trust domain, fixed when the file was made.
+    pub trust_domain: String,
+    /// The newest entry of the log.
+    pub newest: Option<pb::Revision>,
+    /// What users wrote.
+    pub resources: Vec<pb::Resource>,
+    /// Services that registrations made.
+    pub registered: Vec<pb::Resource>,
+    /// Join tokens.
+    pub tokens: Vec<TokenRow>,
+}
+
+/// A join token as it is kept: never the secret itself.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TokenRow {
+    /// What lists show.
+    #[prost(message, optional, tag = "1")]
+    pub info: Option<pb::Token>,
+    /// SHA-256 of the secret.
+    #[prost(bytes = "vec", tag = "2")]
+    pub secret_sha256: Vec<u8>,
+}
+
+/// Changes that are written together or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Resources to write.
+    pub put: Vec<pb::Resource>,
+    /// Resources to delete.
+    pub delete: Vec<ResourceKey>,
+    /// Services that a registration made, to write.
+    pub register: Vec<pb::Resource>,
+    /// Services that a registration made, to forget.
+    pub unregister: Vec<ResourceKey>,
+    /// The log entry of these changes.
+    pub revision: Option<pb::Revision>,
+    /// Join tokens to write.
+    pub put_tokens: Vec<TokenRow>,
+    /// Join tokens to forget, by ID.
+    pub delete_tokens: Vec<String>,
+}
+
+/// Why the store does not work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// Another control plane has it open.
+    #[error("{} is in use by another control plane", .0.display())]
+    Locked(PathBuf),
+    /// It is not what was written.
+    #[error("{} is damaged ({detail}); restore a copy of it, or move it away to begin anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// A newer program wrote it.
+    #[error("{} was written by a newer version of outrigger", .0.display())]
+    Newer(PathBuf),
+    /// It belongs to another mesh.
+    #[error(
+        "this store belongs to the trust domain {stored}, not to {asked}; a trust domain is fixed at the first start"
+    )]
+    TrustDomain {
+        /// That of the file.
+        stored: String,
+        /// That of the options.
+        asked: String,
+    },
+    /// It can not be opened.
+    #[error("can not open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A transaction failed; nothing of it was written.
+    #[error("the store failed")]
+    Write(#[source] Box<redb::Error>),
+}
+
+/// Any of redb's many error types as its common one.
+fn failed<E: Into<redb::Error>>(error: E) -> StoreError {
+    StoreError::Write(Box::new(error.into()))
+}
+
+impl Store {
+    /// Opens the file, makes it if there is none, and reads all of it.
+    ///
+    /// # Errors
+    /// When another process has it open, when it is damaged, newer, or belongs to another trust
+    /// domain.
+    pub(crate) fn open(path: &Path, trust_domain: &str) -> Result<(Self, Contents), StoreError> {
+        let database = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|error| open_error(path, error))?;
+        let store = Self { database };
+        store.prepare(path, trust_domain)?;
+        let contents = store.read(path)?;
+        if contents.trust_domain != trust_domain {
+            return Err(StoreError::TrustDomain {
+                stored: contents.trust_domain,
+                asked: trust_domain.to_owned(),
+            });
+        }
+        Ok((store, contents))
+    }
+
+    /// Makes the tables and the facts that never change, once.
+    fn prepare(&self, path: &Path, trust_domain: &str) -> Result<(), StoreError> {
+        self.transaction(|transaction| {
+            transaction.open_table(RESOURCES).map_err(failed)?;
+            transaction.open_table(REGISTERED).map_err(failed)?;
+            transaction.open_table(REVISIONS).map_err(failed)?;
+            transaction.open_table(TOKENS).map_err(failed)?;
+            let mut meta = transaction.open_table(META).map_err(failed)?;
+            let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
+            match format.as_deref() {
+                Some(FORMAT) => return Ok(()),
+                Some(_) => return Err(StoreError::Newer(path.to_owned())),
+                None => {}
+            }
+            let id = format!("{:08x}", fastrand::u32(..));
+            meta.insert("format", FORMAT).map_err(failed)?;
+            meta.insert("id", id.as_bytes()).map_err(failed)?;
+            meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
+            Ok(())
+        })
+    }
+
+    fn read(&self, path: &Path) -> Result<Contents, StoreError> {
+        let damaged = |what: &str| StoreError::Damaged {
+            path: path.to_owned(),
+            detail: format!("{what} does not decode"),
+        };
+        let transaction = self.database.begin_read().map_err(failed)?;
+        let mut contents = Contents::default();
+        let meta = transaction.open_table(META).map_err(failed)?;
+        for (name, field) in
+            [("id", &mut contents.id), ("trust_domain", &mut contents.trust_domain)]
+        {
+            let value = meta.get(name).map_err(failed)?.ok_or_else(|| damaged(name))?;
+            *field = String::from_utf8(value.value().to_vec()).map_err(|_| damaged(name))?;
+        }
+        for (definition, into) in
+            [(RESOURCES, &mut contents.resources), (REGISTERED, &mut contents.registered)]
+        {
+            for entry in
+                transaction.open_table(definition).map_err(failed)?.iter().map_err(failed)?
+            {
+                let (name, value) = entry.map_err(failed)?;
+                let resource = pb::Resource::decode(value.value())
+                    .ok()
+                    .filter(|resource| {
+                        resource::key(resource).is_some_and(|key| key::text(&key) == name.value())
+                    })
+                    .ok_or_else(|| damaged(name.value()))?;
+                into.push(resource);
+            }
+        }
+        for entry in transaction.open_table(TOKENS).map_err(failed)?.iter().map_err(failed)? {
+            let (id, value) = entry.map_err(failed)?;
+            let row = TokenRow::decode(value.value()).map_err(|_| damaged(id.value()))?;
+            contents.tokens.push(row);
+        }
+        let revisions = transaction.open_table(REVISIONS).map_err(failed)?;
+        if let Some((number, value)) = revisions.last().map_err(failed)? {
+            let entry = pb::Revision::decode(value.value())
+                .map_err(|_| damaged(&format!("revision {}", number.value())))?;
+            contents.newest = Some(entry);
+        }
+        Ok(contents)
+    }
+
+    /// Writes all of the batch, or nothing; on disk when it returns.
+    ///
+    /// # Errors
+    /// When the disk is full or failing; then nothing was written.
+    pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.transaction(|transaction| {
+            let mut resources = transaction.open_table(RESOURCES).map_err(failed)?;
+            for key in &batch.delete {
+                resources.remove(key::text(key).as_str()).map_err(failed)?;
+            }
+            for (key, resource) in keyed(&batch.put) {
+                resources.insert(key.as_str(), resource.as_slice()).map_err(failed)?;
+            }
+            let mut registered = transaction.open_table(REGISTERED).map_err(failed)?;
+            for key in &batch.unregister {
+                registered.remove(key::text(key).as_str()).map_err(failed)?;
+            }
+            for (key, resource) in keyed(&batch.register) {
+                registered.insert(key.as_str(), resource.as_slice()).map_err(failed)?;
+            }
+            let mut tokens = transaction.open_table(TOKENS).map_err(failed)?;
+            for id in &batch.delete_tokens {
+                tokens.remove(id.as_str()).map_err(failed)?;
+            }
+            for row in &batch.put_tokens {
+                let id = row.info.as_ref().map_or("", |info| &info.id);
+                tokens.insert(id, row.encode_to_vec().as_slice()).map_err(failed)?;
+            }
+            if let Some(entry) = &batch.revision {
+                let mut log = transaction.open_table(REVISIONS).map_err(failed)?;
+                log.insert(entry.revision, entry.encode_to_vec().as_slice()).map_err(failed)?;
+                while log.len().map_err(failed)? > REVISIONS_MAX {
+                    log.pop_first().map_err(failed)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Commits what `write` did, or drops all of it when it failed.
+    fn transaction(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin_write().map_err(failed)?;
+        transaction.set_durability(Durability::Immediate).map_err(failed)?;
+        // A restart after a crash must not read the whole file first.
+        transaction.set_quick_repair(true);
+        write(&transaction)?;
+        transaction.commit().map_err(failed)
+    }
+}
+
+fn keyed(resources: &[pb::Resource]) -> impl Iterator<Item = (String, Vec<u8>)> {
+    resources.iter().filter_map(|resource| {
+        Some((key::text(&resource::key(resource)?), resource.encode_to_vec()))
+    })
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            StoreError::Locked(path)
+        }
+        DatabaseError::UpgradeRequired(_) => StoreError::Newer(path),
+        DatabaseError::Storage(StorageError::Io(source))
+            if source.kind() != io::ErrorKind::InvalidData
+                && source.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            StoreError::Open { path, source }
+        }
+        other => StoreError::Damaged { path, detail: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Batch, Store, StoreError, TokenRow};
+    use crate::resource::{
+        Kind, ResourceKey,
+        pb::{self, resource::Spec},
+    };
+
+    fn service(name: &str) -> pb::Resource {
+        pb::Resource {
+            metadata: Some(pb::Metadata {
+                name: name.to_owned(),
+                namespace: "shop".to_owned(),
+                ..Default::default()
+            }),
+            spec: Some(Spec::Service(pb::Service::default())),
+            status: None,
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_opening_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mesh.redb");
+        let (store, empty) = Store::open(&path, "mesh.local").expect("opens");
+        assert!(empty.resources.is_empty() && empty.newest.is_none());
+        let token = TokenRow {
+            info: Some(pb::Token { id: "t1".to_owned(), ..Default::default() }),
+            secret_sha256: vec![1; 32],
+        };
+        store
+            .write(&Batch {
+                put: vec![service("a"), service("b")],
+                register: vec![service("c")],
+                revision: Some(pb::Revision { revision: 1, ..Default::default() }),
+                put_tokens: vec![token.clone()],
+                ..Default::default()
+            })
+            .expect("writes");
+        store
+            .write(&Batch {
+                delete: vec![ResourceKey::new(Kind::Service, "shop", "a")],
+                revision: Some(pb::Revision { revision: 2, ..Default::default() }),
+                ..Default::default()
+            })
+            .expect("writes");
+        drop(store);
+
+        let (_store, contents) = Store::open(&path, "mesh.local").expect("opens again");
+        assert_eq!(contents.id, empty.id);
+        assert_eq!(contents.resources, [service("b")]);
+        assert_eq!(contents.registered, [service("c")]);
+        assert_eq!(contents.tokens, [token]);
+        assert_eq!(contents.newest.map(|entry| entry.revision), Some(2));
+    }
+
+    #[test]
+    fn a_file_in_use_says_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mesh.redb");
+        let _open = Store::open(&path, "mesh.local").expect("opens");
+        assert!(matches!(Store::open(&path, "mesh.local"), Err(StoreError::Locked(_))));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mesh.redb");
+        fs::write(&path, b"this is no database, but it is long enough to look at").expect("writes");
+        assert!(matches!(
+            Store::open(&path, "mesh.local"),
+            Err(StoreError::Damaged { .. } | StoreError::Open { .. })
+        ));
+    }
+
+    #[test]
+    fn another_trust_domain_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mesh.redb");
+        drop(Store::open(&path, "mesh.local").expect("opens"));
+        let error = Store::open(&path, "other.local").err();
+        assert!(matches!(error, Some(StoreError::TrustDomain { .. })), "{error:?}");
+    }
+}

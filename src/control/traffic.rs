@@ -1,0 +1,240 @@
+//! What callers saw lately: the counters that one sidecar reports since its start, as differences
+//! over the last five minutes.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::resource::pb;
+
+/// Over which traffic is shown.
+pub(crate) const WINDOW: Duration = Duration::from_mins(5);
+/// Reports closer together than this share a slot, which bounds how many there are.
+const SLOT: Duration = Duration::from_secs(4);
+/// Destinations of one sidecar that are counted; later ones are not.
+const DESTINATIONS_MAX: usize = 1000;
+/// Reasons of one destination; the table of reasons and statuses has fewer.
+const REASONS_MAX: usize = 100;
+/// Buckets of one destination; the longest latency has fewer.
+const BUCKETS_MAX: usize = 64;
+
+/// The last five minutes of one sidecar's outbound traffic, by destination.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    slots: VecDeque<Slot>,
+    /// The counters as they were reported last.
+    last: HashMap<String, Counters>,
+    /// Since when differences are known; `None` before the first report.
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    at: Instant,
+    counts: BTreeMap<String, Counters>,
+}
+
+/// Calls to one destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// All.
+    pub total: u64,
+    /// Failed ones by reason.
+    pub failed: BTreeMap<String, u64>,
+    /// By latency, as in `Traffic.latency_buckets`.
+    pub latency: Vec<u64>,
+}
+
+impl Counters {
+    fn read(traffic: &pb::Traffic) -> Self {
+        Self {
+            total: traffic.total,
+            failed: traffic
+                .failed
+                .iter()
+                .take(REASONS_MAX)
+                .map(|(reason, count)| (reason.chars().take(64).collect(), *count))
+                .collect(),
+            latency: traffic.latency_buckets.iter().take(BUCKETS_MAX).copied().collect(),
+        }
+    }
+
+    /// What was added since `before`; all of it when the counting began anew.
+    fn since(&self, before: &Self) -> Self {
+        if self.total < before.total {
+            return self.clone();
+        }
+        let earlier = |reason: &String| before.failed.get(reason).copied().unwrap_or(0);
+        Self {
+            total: self.total - before.total,
+            failed: self
+                .failed
+                .iter()
+                .map(|(reason, count)| (reason.clone(), count.saturating_sub(earlier(reason))))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            latency: (0..)
+                .zip(&self.latency)
+                .map(|(i, count)| {
+                    let i: usize = i;
+                    count.saturating_sub(before.latency.get(i).copied().unwrap_or(0))
+                })
+                .collect(),
+        }
+    }
+
+    /// Adds the other's counts.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.total += other.total;
+        for (reason, count) in &other.failed {
+            *self.failed.entry(reason.clone()).or_default() += count;
+        }
+        if self.latency.len() < other.latency.len() {
+            self.latency.resize(other.latency.len(), 0);
+        }
+        for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
+            *mine += theirs;
+        }
+    }
+
+    /// As the API shows it.
+    pub(crate) fn to_pb(&self, source: &str, destination: &str) -> pb::Traffic {
+        pb::Traffic {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+            total: self.total,
+            failed: self.failed.iter().map(|(reason, count)| (reason.clone(), *count)).collect(),
+            latency_buckets: self.latency.clone(),
+        }
+    }
+}
+
+impl Window {
+    /// Takes a report of counters since the sidecar's start. The first report that this window ever
+    /// sees only says from where to count.
+    pub(crate) fn report(&mut self, now: Instant, reported: &[pb::Traffic]) {
+        let first = self.since.is_none();
+        self.since.get_or_insert(now);
+        let mut counts = BTreeMap::new();
+        let mut last = HashMap::new();
+        for traffic in reported.iter().take(DESTINATIONS_MAX) {
+            let counters = Counters::read(traffic);
+            let before = self.last.get(&traffic.destination);
+            let added = before.map_or_else(|| counters.clone(), |before| counters.since(before));
+            if !first && added.total > 0 {
+                counts.insert(traffic.destination.clone(), added);
+            }
+            last.insert(traffic.destination.clone(), counters);
+        }
+        self.last = last;
+        self.forget(now);
+        match self.slots.back_mut().filter(|slot| now.duration_since(slot.at) < SLOT) {
+            Some(slot) => {
+                for (destination, added) in counts {
+                    slot.counts.entry(destination).or_default().add(&added);
+                }
+            }
+            None if counts.is_empty() => {}
+            None => self.slots.push_back(Slot { at: now, counts }),
+        }
+    }
+
+    /// Drops what is older than the window.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        while self.slots.front().is_some_and(|slot| now.duration_since(slot.at) > WINDOW) {
+            self.slots.pop_front();
+        }
+    }
+
+    /// Whether it has nothing to show any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// How far back it reaches.
+    pub(crate) fn reach(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.duration_since(since).min(WINDOW))
+    }
+
+    /// The sum over the window, by destination.
+    pub(crate) fn sums(&self, now: Instant) -> BTreeMap<&str, Counters> {
+        let mut sums: BTreeMap<&str, Counters> = BTreeMap::new();
+        for slot in self.slots.iter().filter(|slot| now.duration_since(slot.at) <= WINDOW) {
+            for (destination, added) in &slot.counts {
+                sums.entry(destination).or_default().add(added);
+            }
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use tokio::time::{Instant, advance};
+
+    use super::Window;
+    use crate::resource::pb;
+
+    fn traffic(total: u64, denied: u64, latency: &[u64]) -> Vec<pb::Traffic> {
+        vec![pb::Traffic {
+            destination: "catalog.shop".to_owned(),
+            total,
+            failed: HashMap::from([("denied".to_owned(), denied)]),
+            latency_buckets: latency.to_vec(),
+            ..Default::default()
+        }]
+    }
+
+    /// Total, denied and latencies over the window.
+    fn seen(window: &Window) -> (u64, u64, Vec<u64>) {
+        let sums = window.sums(Instant::now());
+        let counters = sums.get("catalog.shop").cloned().unwrap_or_default();
+        let denied = counters.failed.get("denied").copied().unwrap_or(0);
+        (counters.total, denied, counters.latency)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counters_become_differences_that_are_forgotten_after_the_window() {
+        let mut window = Window::default();
+        // It ran before this control plane did.
+        window.report(Instant::now(), &traffic(100, 10, &[100]));
+        assert_eq!(seen(&window), (0, 0, vec![]));
+        for (total, denied) in [(110, 11), (110, 11), (130, 13)] {
+            advance(Duration::from_secs(5)).await;
+            window.report(Instant::now(), &traffic(total, denied, &[total - 5, 5]));
+        }
+        assert_eq!(seen(&window), (30, 3, vec![25, 5]));
+        assert_eq!(window.reach(Instant::now()), Duration::from_secs(15));
+        advance(Duration::from_secs(292)).await;
+        assert_eq!(seen(&window), (20, 2, vec![20, 0]));
+        advance(Duration::from_secs(292)).await;
+        window.forget(Instant::now());
+        assert!(window.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sidecar_that_began_anew_counts_from_zero() {
+        let mut window = Window::default();
+        window.report(Instant::now(), &[]);
+        advance(Duration::from_secs(5)).await;
+        window.report(Instant::now(), &traffic(50, 5, &[]));
+        advance(Duration::from_secs(5)).await;
+        window.report(Instant::now(), &traffic(7, 1, &[]));
+        assert_eq!(seen(&window), (57, 6, vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frequent_reports_do_not_grow_the_window() {
+        let mut window = Window::default();
+        for total in 0..100_u64 {
+            window.report(Instant::now(), &traffic(total, 0, &[]));
+            advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!((window.slots.len(), seen(&window).0), (1, 99));
+    }
+}

@@ -1,0 +1,191 @@
+//! The mesh as it is now: everything stored and everything alive, as one immutable value that
+//! readers load once. A change makes a new one; the two halves and their indexes are shared with the
+//! old one when they did not change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{key, refs};
+use crate::{
+    resource::{Kind, ResourceKey, pb},
+    units::ServiceName,
+};
+
+/// Resources by key.
+pub(crate) type Resources = BTreeMap<ResourceKey, Arc<pb::Resource>>;
+
+/// The mesh at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct World {
+    /// The newest revision of what users wrote.
+    pub revision: u64,
+    /// What users wrote, and the services that registrations made.
+    pub stored: Arc<Shelf>,
+    /// Workloads whose sidecar is connected.
+    pub live: Arc<Shelf>,
+    /// Which of the stored services users did not write: they belong to no revision.
+    pub registered: Arc<BTreeSet<ResourceKey>>,
+}
+
+/// Resources with the questions that are asked of them answered beforehand.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    /// All of them.
+    pub resources: Resources,
+    /// Workloads by the service under which they are registered.
+    workloads: HashMap<ServiceName, Vec<ResourceKey>>,
+    /// Routes by parent service, policies by target.
+    attached: HashMap<ResourceKey, Vec<ResourceKey>>,
+    /// Authorization policies without a target, by namespace.
+    of_namespace: HashMap<String, Vec<ResourceKey>>,
+    /// Services with a selector, by namespace.
+    selecting: HashMap<String, Vec<ResourceKey>>,
+    /// Namespaces in which there is anything.
+    namespaces: BTreeSet<String>,
+}
+
+impl Shelf {
+    /// Takes the resources and indexes them.
+    pub(crate) fn new(resources: Resources) -> Self {
+        let mut shelf = Self::default();
+        for (key, resource) in &resources {
+            shelf.index(key, resource);
+        }
+        shelf.resources = resources;
+        shelf
+    }
+
+    fn index(&mut self, key: &ResourceKey, resource: &pb::Resource) {
+        if !key.namespace.is_empty() {
+            self.namespaces.insert(key.namespace.clone());
+        }
+        if let Some(service) = refs::service_of_workload(resource) {
+            self.workloads.entry(service).or_default().push(key.clone());
+        }
+        if refs::selector(resource).is_some() {
+            self.selecting.entry(key.namespace.clone()).or_default().push(key.clone());
+        }
+        if key::is(key, Kind::AuthorizationPolicy) && refs::target_refs(resource).is_empty() {
+            self.of_namespace.entry(key.namespace.clone()).or_default().push(key.clone());
+        }
+        let parents = refs::parents(resource).into_iter().map(|to| key::of_service(&to.service));
+        for target in parents.chain(refs::targets(resource)) {
+            let attached = self.attached.entry(target).or_default();
+            if attached.last() != Some(key) {
+                attached.push(key.clone());
+            }
+        }
+    }
+}
+
+impl World {
+    /// The resource of that key; a live workload hides a stored one of its name.
+    pub(crate) fn get(&self, key: &ResourceKey) -> Option<&Arc<pb::Resource>> {
+        self.live.resources.get(key).or_else(|| self.stored.resources.get(key))
+    }
+
+    /// All resources in the order of their keys, each key once.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
+        let stored =
+            self.stored.resources.iter().filter(|(key, _)| !self.live.resources.contains_key(*key));
+        merge(stored, self.live.resources.iter())
+    }
+
+    /// Whether the mesh has that service.
+    pub(crate) fn has_service(&self, name: &ServiceName) -> bool {
+        self.stored.resources.contains_key(&key::of_service(name))
+    }
+
+    /// What is attached to a service or route: routes and policies of every namespace.
+    pub(crate) fn attached(&self, target: &ResourceKey) -> &[ResourceKey] {
+        self.stored.attached.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// Authorization policies that hold for a whole namespace.
+    pub(crate) fn namespace_policies(&self, namespace: &str) -> &[ResourceKey] {
+        self.stored.of_namespace.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// The workloads that serve a service: by its selector, or those registered under its name.
+    pub(crate) fn workloads(&self, service: &ServiceName) -> Vec<ResourceKey> {
+        let selector =
+            self.stored.resources.get(&key::of_service(service)).and_then(|it| refs::selector(it));
+        let Some(selector) = selector else {
+            let of = |shelf: &Shelf| shelf.workloads.get(service).cloned().unwrap_or_default();
+            let mut keys = of(&self.live);
+            keys.extend(of(&self.stored));
+            keys.sort();
+            keys.dedup();
+            return keys;
+        };
+        let first = ResourceKey::new(Kind::Workload, &service.namespace, "");
+        let of_namespace = |shelf: &Arc<Shelf>| {
+            shelf
+                .resources
+                .range(first.clone()..)
+                .take_while(|(key, _)| key.kind == first.kind && key.namespace == first.namespace)
+                .filter(|(_, workload)| selects(selector, workload))
+                .map(|(key, _)| key.clone())
+                .collect::<Vec<_>>()
+        };
+        let mut keys = of_namespace(&self.live);
+        keys.extend(
+            of_namespace(&self.stored)
+                .into_iter()
+                .filter(|key| !self.live.resources.contains_key(key)),
+        );
+        keys.sort();
+        keys
+    }
+
+    /// The services that a workload of this name and these labels serves: the one under which it is
+    /// registered, unless that selects others, and every service of its namespace that selects it.
+    pub(crate) fn services_of(
+        &self,
+        service: &ServiceName,
+        labels: &HashMap<String, String>,
+    ) -> Vec<ServiceName> {
+        let mut found = Vec::new();
+        let own = self.stored.resources.get(&key::of_service(service));
+        if own.is_some_and(|own| refs::selector(own).is_none()) {
+            found.push(service.clone());
+        }
+        let selecting = self.stored.selecting.get(&service.namespace);
+        for key in selecting.into_iter().flatten() {
+            let selector = self.stored.resources.get(key).and_then(|it| refs::selector(it));
+            if selector.is_some_and(|selector| matches(selector, labels)) {
+                found.push(ServiceName::new(&key.name, &key.namespace));
+            }
+        }
+        found
+    }
+
+    /// Every namespace in which there is anything.
+    pub(crate) fn namespaces(&self) -> BTreeSet<String> {
+        self.stored.namespaces.union(&self.live.namespaces).cloned().collect()
+    }
+}
+
+/// Whether all labels of the selector are there with the same values.
+fn matches(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
+    selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+fn selects(selector: &HashMap<String, String>, workload: &pb::Resource) -> bool {
+    workload.metadata.as_ref().is_some_and(|metadata| matches(selector, &metadata.labels))
+}
+
+/// Two iterators sorted by key as one.
+fn merge<'a, T: 'a>(
+    left: impl Iterator<Item = (&'a ResourceKey, T)>,
+    right: impl Iterator<Item = (&'a ResourceKey, T)>,
+) -> impl Iterator<Item = (&'a ResourceKey, T)> {
+    let (mut left, mut right) = (left.peekable(), right.peekable());
+    std::iter::from_fn(move || match (left.peek(), right.peek()) {
+        (Some((a, _)), Some((b, _))) if a > b => right.next(),
+        (Some(_), _) => left.next(),
+        (None, _) => right.next(),
+    })
+}

@@ -1,0 +1,110 @@
+//! gRPC's own words in HTTP: its status in heads and trailers, its percent-encoded message, and what
+//! an HTTP status or an HTTP/2 error code means to it (gRPC over HTTP/2; "HTTP to gRPC Status Code
+//! Mapping").
+
+use std::fmt::Write as _;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::reason::GrpcCode;
+
+/// The status of a call, in trailers or in a head without a body.
+pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// What is to be said about it, percent-encoded.
+pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The time that the caller gives the call.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// The status in `fields`; a number that gRPC does not know is `UNKNOWN`.
+pub fn status(fields: &HeaderMap) -> Option<GrpcCode> {
+    let text = fields.get(&STATUS)?.to_str().ok()?;
+    let number = text.trim().parse::<u32>().ok();
+    Some(number.and_then(GrpcCode::from_number).unwrap_or(GrpcCode::Unknown))
+}
+
+/// The gRPC status of an HTTP answer that carries none.
+pub fn from_http(status: u16) -> GrpcCode {
+    match status {
+        400 => GrpcCode::Internal,
+        401 => GrpcCode::Unauthenticated,
+        403 => GrpcCode::PermissionDenied,
+        404 => GrpcCode::Unimplemented,
+        429 | 502..=504 => GrpcCode::Unavailable,
+        _ => GrpcCode::Unknown,
+    }
+}
+
+/// The gRPC status of a stream that the peer reset with this HTTP/2 error code.
+pub fn from_reset(code: u32) -> GrpcCode {
+    match code {
+        0x7 => GrpcCode::Unavailable,
+        0x8 => GrpcCode::Cancelled,
+        0xb => GrpcCode::ResourceExhausted,
+        0xc => GrpcCode::PermissionDenied,
+        _ => GrpcCode::Internal,
+    }
+}
+
+/// `grpc-status` and `grpc-message`.
+pub fn fields(code: GrpcCode, message: &str) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(4);
+    fields.insert(STATUS, HeaderValue::from(code as u16));
+    fields.insert(MESSAGE, encode_message(message));
+    fields
+}
+
+/// Percent-encodes everything but printable ASCII, and `%` itself.
+fn encode_message(message: &str) -> HeaderValue {
+    let mut text = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            text.push(char::from(byte));
+        } else {
+            let written = write!(text, "%{byte:02X}");
+            debug_assert!(written.is_ok(), "writing to a String does not fail");
+        }
+    }
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::{HeaderMap, HeaderValue};
+
+    use super::{MESSAGE, STATUS, fields, from_http, from_reset, status};
+    use crate::reason::GrpcCode;
+
+    #[test]
+    fn the_status_is_read_from_a_head_or_trailers() {
+        for (text, code) in [
+            (Some("0"), Some(GrpcCode::Ok)),
+            (Some("14"), Some(GrpcCode::Unavailable)),
+            (Some("99"), Some(GrpcCode::Unknown)),
+            (Some("x"), Some(GrpcCode::Unknown)),
+            (None, None),
+        ] {
+            let mut map = HeaderMap::new();
+            if let Some(text) = text {
+                map.insert(STATUS, HeaderValue::from_static(text));
+            }
+            assert_eq!(status(&map), code, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_percent_encoded() {
+        let map = fields(GrpcCode::Internal, "50% of \u{e9}\n");
+        assert_eq!(map.get(STATUS).map(HeaderValue::as_bytes), Some(&b"13"[..]));
+        assert_eq!(map.get(MESSAGE).map(HeaderValue::as_bytes), Some(&b"50%25 of %C3%A9%0A"[..]));
+    }
+
+    #[test]
+    fn http_statuses_and_resets_map_as_grpc_says() {
+        assert_eq!(from_http(404), GrpcCode::Unimplemented);
+        assert_eq!(from_http(503), GrpcCode::Unavailable);
+        assert_eq!(from_http(418), GrpcCode::Unknown);
+        assert_eq!(from_reset(8), GrpcCode::Cancelled);
+        assert_eq!(from_reset(11), GrpcCode::ResourceExhausted);
+        assert_eq!(from_reset(2), GrpcCode::Internal);
+    }
+}

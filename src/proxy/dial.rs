@@ -1,0 +1,251 @@
+//! Opening a connection to an endpoint: TCP or a Unix socket, and mutual TLS where the endpoint is a
+//! sidecar, all within one bound. What goes wrong becomes the reason that the caller is told.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use rustc_hash::FxHashSet;
+use rustls_pki_types::CertificateDer;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    io::{AnyIo, Ear, Listening},
+    settings::Address,
+};
+use crate::{
+    net::{self, ConnectError},
+    reason::Reason,
+    spiffe::SpiffeId,
+    tls::{self, Identity, Sni},
+};
+
+/// Where a connection goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Where {
+    /// An address.
+    Ip(SocketAddr),
+    /// `host:port`, looked up when dialled.
+    Name(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl From<&Address> for Where {
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Tcp(address) => Self::Ip(*address),
+            Address::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+}
+
+impl fmt::Display for Where {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whom TLS must find there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Expected {
+    /// What the peer must prove.
+    pub(super) identity: SpiffeId,
+    /// Which port of which service is meant.
+    pub(super) sni: Sni,
+}
+
+/// Who a connection's peer has proved to be.
+#[derive(Debug)]
+pub(super) struct Proof {
+    /// When its certificate ends.
+    pub(super) not_after: SystemTime,
+    /// What it showed.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+/// An open connection.
+pub(super) struct Dialled {
+    pub(super) io: AnyIo,
+    /// With TLS only.
+    pub(super) proof: Option<Proof>,
+    /// With TLS only.
+    pub(super) ear: Option<Arc<Ear>>,
+    /// Kept as long as the connection.
+    pub(super) own: Option<OwnSocket>,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone)]
+pub(super) struct DialError {
+    pub(super) reason: Reason,
+    pub(super) what: String,
+}
+
+/// Opens connections for one process.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    identity: Option<Arc<Identity>>,
+    own: Arc<OwnSockets>,
+}
+
+impl Dialer {
+    pub(super) fn new(identity: Option<Arc<Identity>>, own: Arc<OwnSockets>) -> Self {
+        Self { identity, own }
+    }
+
+    /// Whether a peer that showed `chain` would still be accepted.
+    pub(super) fn trusts(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
+        let server = tls::Role::Server;
+        self.identity.as_ref().is_some_and(|own| own.trusts(chain, server, now).is_ok())
+    }
+
+    /// Connects within `bound`.
+    pub(super) async fn dial(
+        &self,
+        to: &Where,
+        expected: Option<&Expected>,
+        bound: Duration,
+    ) -> Result<Dialled, DialError> {
+        let end = Instant::now() + bound;
+        let tcp = match to {
+            Where::Ip(address) => net::connect(*address, bound).await,
+            Where::Name(name) => net::connect_host(name, bound).await,
+            Where::Unix(path) => return self.unix(path, expected, bound).await,
+        };
+        let tcp = tcp.map_err(|error| connect_error(&error))?;
+        let Some(expected) = expected else {
+            let own = tcp.local_addr().ok().map(|address| OwnSocket::new(&self.own, address));
+            return Ok(Dialled { io: Box::new(tcp), proof: None, ear: None, own });
+        };
+        let handshake = self.handshake(to, tcp, expected);
+        timeout_at(end, handshake).await.unwrap_or_else(|_| {
+            let what = format!("no TLS with {to} within {}s", bound.as_secs_f64());
+            Err(DialError { reason: Reason::ConnectTimeout, what })
+        })
+    }
+
+    async fn unix(
+        &self,
+        path: &Path,
+        expected: Option<&Expected>,
+        bound: Duration,
+    ) -> Result<Dialled, DialError> {
+        debug_assert!(expected.is_none(), "sidecars are reached by TCP");
+        let to = path.display();
+        match timeout(bound, UnixStream::connect(path)).await {
+            Ok(Ok(unix)) => Ok(Dialled { io: Box::new(unix), proof: None, ear: None, own: None }),
+            Ok(Err(error)) => Err(DialError {
+                reason: Reason::ConnectFailed,
+                what: format!("can not connect to unix:{to}: {error}"),
+            }),
+            Err(_) => Err(DialError {
+                reason: Reason::ConnectTimeout,
+                what: format!("no connection to unix:{to} within {}s", bound.as_secs_f64()),
+            }),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        to: &Where,
+        tcp: TcpStream,
+        expected: &Expected,
+    ) -> Result<Dialled, DialError> {
+        let identity = self.identity.as_ref().ok_or_else(|| DialError {
+            reason: Reason::NotReady,
+            what: "this sidecar has no certificate".to_owned(),
+        })?;
+        let wrong = |what: String| DialError {
+            reason: Reason::PeerIdentity,
+            what: format!("{to}: {what}"),
+        };
+        let name = expected.sni.server_name().map_err(|error| wrong(error.to_string()))?;
+        let connector = TlsConnector::from(identity.client_config(&expected.identity));
+        let stream = connector.connect(name, tcp).await.map_err(|error| {
+            tls::identity_failure(&error).map_or_else(
+                || DialError {
+                    reason: Reason::ConnectFailed,
+                    what: format!("no TLS with {to}: {error}"),
+                },
+                wrong,
+            )
+        })?;
+        let (_, connection) = stream.get_ref();
+        tls::require_alpn(connection).map_err(|error| wrong(error.to_string()))?;
+        let chain = connection.peer_certificates().unwrap_or_default().to_vec();
+        let peer = tls::peer(&chain).map_err(|error| wrong(error.to_string()))?;
+        let (stream, ear) = Listening::new(stream);
+        Ok(Dialled {
+            io: Box::new(stream),
+            proof: Some(Proof { not_after: peer.not_after, chain }),
+            ear: Some(ear),
+            own: None,
+        })
+    }
+}
+
+fn connect_error(error: &ConnectError) -> DialError {
+    match error {
+        ConnectError::Timeout { .. } => {
+            DialError { reason: Reason::ConnectTimeout, what: error.to_string() }
+        }
+        ConnectError::Refused { source, .. } | ConnectError::Name { source, .. } => {
+            DialError { reason: Reason::ConnectFailed, what: format!("{error}: {source}") }
+        }
+    }
+}
+
+/// The local ends of this process's plaintext connections. One of them that comes in by a listener
+/// of this process is a loop: the application's address, or a name outside the mesh, leads back here.
+#[derive(Debug, Default)]
+pub(super) struct OwnSockets {
+    open: Mutex<FxHashSet<SocketAddr>>,
+}
+
+impl OwnSockets {
+    /// Whether `peer` is this process itself.
+    pub(super) fn contains(&self, peer: SocketAddr) -> bool {
+        let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&peer)
+    }
+}
+
+/// One of them, as long as it is open.
+#[derive(Debug)]
+pub(super) struct OwnSocket {
+    sockets: Arc<OwnSockets>,
+    address: SocketAddr,
+}
+
+impl OwnSocket {
+    pub(super) fn new(sockets: &Arc<OwnSockets>, address: SocketAddr) -> Self {
+        let address = SocketAddr::new(canonical(address.ip()), address.port());
+        sockets.open.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
+        Self { sockets: Arc::clone(sockets), address }
+    }
+}
+
+impl Drop for OwnSocket {
+    fn drop(&mut self) {
+        let mut open = self.sockets.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.address);
+    }
+}
+
+/// An IPv4 address reads the same by a socket of either family.
+fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}

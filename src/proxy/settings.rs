@@ -1,0 +1,190 @@
+//! What a proxy is started with, and every fixed limit of the data plane with its reason. What may
+//! change while it runs is in the snapshot.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::units::ServiceName;
+
+/// What a proxy is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The service beside it.
+    pub service: ServiceName,
+    /// Where other sidecars come in; `None`: nobody does.
+    pub inbound: Option<SocketAddr>,
+    /// Where the application goes out; `None`: only by `upstreams`.
+    pub outbound: Option<SocketAddr>,
+    /// Local addresses that lead to one service each.
+    pub upstreams: Vec<Upstream>,
+    /// Where the application listens.
+    pub apps: Vec<App>,
+    /// How many threads serve; at least one.
+    pub workers: usize,
+    /// The longest life of a connection, after which it ends in order. Each one gets up to a tenth
+    /// less, so that they do not end together.
+    pub connection_age_max: Duration,
+    /// The proxy through which names outside the mesh are reached, `host:port`, from the environment
+    /// that the application would have used.
+    pub external_proxy: Option<String>,
+    /// Hosts, or with a leading dot domains, that are reached without `external_proxy`.
+    pub external_direct: Vec<String>,
+}
+
+impl Settings {
+    /// Of a sidecar without listeners, with every other default.
+    pub fn new(service: ServiceName) -> Self {
+        Self {
+            service,
+            inbound: None,
+            outbound: None,
+            upstreams: Vec::new(),
+            apps: Vec::new(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            connection_age_max: CONNECTION_AGE_MAX,
+            external_proxy: None,
+            external_direct: Vec::new(),
+        }
+    }
+
+    /// Where the application's own port `local` is, which callers name `number`.
+    pub(super) fn app(&self, number: u16, local: u16) -> Address {
+        let by_address = self.apps.iter().find(|app| app.address.port() == Some(local));
+        let by_number =
+            || self.apps.iter().find(|app| app.port.parse().is_ok_and(|own: u16| own == number));
+        let only = || match self.apps.as_slice() {
+            [app] if app.address.port().is_none() => Some(app),
+            _ => None,
+        };
+        let app = by_address.or_else(by_number).or_else(only);
+        app.map_or_else(
+            || Address::Tcp(SocketAddr::from(([127, 0, 0, 1], local))),
+            |app| app.address.clone(),
+        )
+    }
+}
+
+/// A local address that leads to one port of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// The service.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+    /// Where the application dials.
+    pub listen: Address,
+}
+
+/// One port of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// The service port's name, or its number in decimal.
+    pub port: String,
+    /// Where the application listens.
+    pub address: Address,
+}
+
+/// Where somebody listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The longest life of a connection by default.
+pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3600);
+/// How long a peer may take to say which protocol it speaks, and for the TLS handshake.
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may be open without a whole first request head.
+pub(super) const FIRST_HEAD_MAX: Duration = Duration::from_secs(15);
+/// How long an HTTP/1.1 connection may be silent between requests, or take for a head: longer than
+/// the 60 s after which most clients let go, so that it is rarely we who close under a request.
+pub(super) const HTTP1_SILENCE_MAX: Duration = Duration::from_secs(75);
+/// How long a connection of ours to an HTTP/1.1 application stays without a request: shorter than the
+/// keep-alive of common servers (Node 5 s, gunicorn 2 s by default, most others 60 s or more).
+pub(super) const HTTP1_IDLE_MAX: Duration = Duration::from_secs(4);
+/// How long an HTTP/2 connection of ours stays without a stream.
+pub(super) const HTTP2_IDLE_MAX: Duration = Duration::from_secs(90);
+/// What a sender may have under way on one connection. h2 permits half of it as small DATA frames
+/// that nobody has read yet, so a stalled reader of one-byte messages needs it large.
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// What a sender may have under way on one stream: less than the connection's, so that one stalled
+/// stream does not stop the others.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Streams that a peer may open on one connection.
+pub(super) const STREAMS_MAX: u32 = 256;
+/// The greatest request or response head.
+pub(super) const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// The most header fields of an HTTP/1.1 head.
+pub(super) const HTTP1_FIELDS_MAX: usize = 128;
+/// How much of a stream may wait to be written.
+pub(super) const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// After so long without a frame a peer is asked whether it is still there.
+pub(super) const PING_AFTER: Duration = Duration::from_secs(20);
+/// How long it may take to answer that.
+pub(super) const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// How much of a request body is kept for another attempt.
+pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
+/// How long a request waits for configuration or for the first answer about a service.
+pub(super) const FIRST_ANSWER_MAX: Duration = Duration::from_secs(2);
+/// HTTP/2 connections of one worker to one endpoint; beyond that streams wait on the emptiest one.
+pub(super) const HTTP2_CONNECTIONS_MAX: usize = 64;
+/// Idle HTTP/1.1 connections of one worker to one endpoint.
+pub(super) const HTTP1_IDLE_CONNECTIONS_MAX: usize = 64;
+/// How often idle and aged connections are looked for.
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// How long before a peer's certificate ends its connection takes no new requests.
+pub(super) const EXPIRY_GRACE: Duration = Duration::from_secs(30);
+/// TCP to the own application, which is on the same machine.
+pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// TCP to names outside the mesh.
+pub(super) const EXTERNAL_CONNECT_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, App, Settings};
+    use crate::units::ServiceName;
+
+    fn app(port: &str, address: Address) -> App {
+        App { port: port.into(), address }
+    }
+
+    fn tcp(port: u16) -> Address {
+        Address::Tcp(([127, 0, 0, 1], port).into())
+    }
+
+    #[test]
+    fn a_port_leads_to_the_application_that_serves_it() {
+        let unix = Address::Unix("/run/orders".into());
+        let mut settings = Settings::new(ServiceName::new("orders", "shop"));
+        assert_eq!(settings.app(80, 9090), tcp(9090));
+        settings.apps = vec![app("9090", unix.clone())];
+        assert_eq!(settings.app(80, 9090), unix, "the only one there is");
+        settings.apps = vec![app("grpc", tcp(7001)), app("80", unix.clone())];
+        for (number, local, expected) in
+            [(9090, 7001, tcp(7001)), (80, 80, unix), (81, 7003, tcp(7003))]
+        {
+            assert_eq!(settings.app(number, local), expected, "{number} {local}");
+        }
+    }
+}

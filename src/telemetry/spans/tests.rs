@@ -1,0 +1,179 @@
+//! Spans as a collector receives them, over real sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::{ResourceSpans, Span, span::SpanKind},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::{BATCH_SPANS_MAX, QUEUE_RECORDS_MAX, Spans};
+use crate::{
+    task::Tasks,
+    telemetry::{Direction, Record, SpanContext, record::sample},
+};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// Passes on what it receives.
+struct Collector {
+    received: mpsc::Sender<Vec<ResourceSpans>>,
+}
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans = request.into_inner().resource_spans;
+        self.received.send(spans).await.map_err(|_| Status::unavailable("the test has ended"))?;
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn collector(tasks: &mut Tasks) -> (SocketAddr, mpsc::Receiver<Vec<ResourceSpans>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (received, spans) = mpsc::channel(1024);
+    tasks.spawn("collector", async move {
+        let server = Server::builder().add_service(TraceServiceServer::new(Collector { received }));
+        server.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("served");
+    });
+    (address, spans)
+}
+
+fn start(endpoint: Option<String>) -> (Spans, Arc<AtomicU64>) {
+    let dropped = Arc::new(AtomicU64::new(0));
+    let resource = vec![KeyValue::new("service.name", "front")];
+    (Spans::start(resource, endpoint, Arc::clone(&dropped)), dropped)
+}
+
+/// All spans that arrived so far.
+fn arrived(spans: &mut mpsc::Receiver<Vec<ResourceSpans>>) -> Vec<Span> {
+    let mut all = Vec::new();
+    while let Ok(batch) = spans.try_recv() {
+        let scopes = batch.into_iter().flat_map(|resource| resource.scope_spans);
+        all.extend(scopes.flat_map(|scope| scope.spans));
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_call_over_two_hops_arrives_as_one_tree() {
+    let mut tasks = Tasks::new();
+    let (address, mut received) = collector(&mut tasks).await;
+    let (spans, dropped) = start(Some(format!("http://{address}")));
+    let outbound = Record { parent: None, ..sample() };
+    let attempt = outbound.attempts[1].span_id;
+    let inbound = Record {
+        direction: Direction::Inbound,
+        span: SpanContext { span_id: 0x20, ..outbound.span },
+        parent: Some(attempt),
+        ..sample()
+    };
+    spans.send(&Arc::new(inbound));
+    spans.send(&Arc::new(outbound));
+    spans.flush(BOUND).await;
+
+    let batch = received.recv().await.expect("a batch");
+    let resource = batch[0].resource.as_ref().expect("a resource");
+    assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.name"));
+    assert_eq!(batch[0].scope_spans[0].scope.as_ref().expect("a scope").name, "outrigger");
+    let tree: Vec<_> = batch[0].scope_spans[0]
+        .spans
+        .iter()
+        .map(|span| {
+            assert_eq!(span.trace_id, 0xabc_u128.to_be_bytes());
+            assert_eq!(span.trace_state, "a=1");
+            let id = |bytes: &[u8]| bytes.iter().fold(0_u64, |id, byte| id << 8 | u64::from(*byte));
+            (id(&span.span_id), id(&span.parent_span_id), span.kind())
+        })
+        .collect();
+    assert_eq!(
+        tree,
+        [
+            (0x20, attempt, SpanKind::Server),
+            (0x12, 0, SpanKind::Client),
+            (0x13, 0x12, SpanKind::Client),
+            (0x14, 0x12, SpanKind::Client),
+        ]
+    );
+    assert_eq!(dropped.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_collector_may_change_while_it_runs() {
+    let mut tasks = Tasks::new();
+    let (first, mut at_first) = collector(&mut tasks).await;
+    let (second, mut at_second) = collector(&mut tasks).await;
+    let (spans, dropped) = start(None);
+    assert!(!spans.is_on());
+    let record = Arc::new(sample());
+    for (endpoint, expected) in
+        [(Some(first), [3, 0]), (Some(second), [0, 3]), (None, [0, 0]), (Some(first), [3, 0])]
+    {
+        let endpoint = endpoint.map(|address| format!("http://{address}"));
+        spans.set_endpoint(endpoint.as_deref());
+        assert_eq!(spans.is_on(), endpoint.is_some());
+        spans.send(&record);
+        spans.flush(BOUND).await;
+        let counts = [arrived(&mut at_first).len(), arrived(&mut at_second).len()];
+        assert_eq!(counts, expected, "{endpoint:?}");
+    }
+    assert_eq!(dropped.load(Ordering::Relaxed), 3, "what came while there was none");
+}
+
+#[tokio::test]
+async fn many_spans_go_in_batches() {
+    let mut tasks = Tasks::new();
+    let (address, mut received) = collector(&mut tasks).await;
+    let (spans, dropped) = start(Some(format!("http://{address}")));
+    let record = Arc::new(sample());
+    for _ in 0..QUEUE_RECORDS_MAX {
+        spans.send(&record);
+    }
+    spans.flush(BOUND).await;
+    let all = arrived(&mut received).len();
+    assert_eq!(all, 3 * QUEUE_RECORDS_MAX);
+    assert!(all > BATCH_SPANS_MAX);
+    assert_eq!(dropped.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_full_loses_spans_and_counts_them() {
+    // Nothing runs between these calls on a single-threaded runtime, so nothing is taken out.
+    let (spans, dropped) = start(None);
+    let record = Arc::new(sample());
+    for _ in 0..QUEUE_RECORDS_MAX + 10 {
+        spans.send(&record);
+    }
+    assert_eq!(dropped.load(Ordering::Relaxed), 30);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_not_there_costs_its_spans() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    for endpoint in [format!("http://{address}"), "not a URL".to_owned()] {
+        let (spans, dropped) = start(Some(endpoint));
+        spans.send(&Arc::new(sample()));
+        spans.flush(BOUND).await;
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    }
+}
