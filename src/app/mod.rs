@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod child;
 pub mod client;
 pub mod context;
+pub mod dev;
 pub mod environment;
 pub mod joining;
 pub mod signals;
