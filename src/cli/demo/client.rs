@@ -73,12 +73,21 @@ impl Connection {
         path: &str,
         body: Full<Bytes>,
     ) -> anyhow::Result<Answer> {
-        let mut sender = match self.open.take() {
-            Some(mut sender) if sender.ready().await.is_ok() => sender,
-            _ => self.dial().await?,
+        let mut usable = None;
+        if let Some(mut sender) = self.open.take()
+            && sender.ready().await.is_ok()
+        {
+            usable = Some(sender);
+        }
+        let mut sender = match usable {
+            Some(sender) => sender,
+            None => self.dial().await?,
         };
-        let request =
-            Request::builder().method(method).uri(path).header(HOST, self.to.to_string()).body(body)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, self.to.to_string())
+            .body(body)?;
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX)
             .collect()

@@ -68,9 +68,8 @@ impl Collector {
             }
             None => (None, None),
         };
-        let service =
-            TraceServiceServer::new(Receiver { kept: Arc::clone(&kept), forward: queue })
-                .accept_compressed(CompressionEncoding::Gzip);
+        let service = TraceServiceServer::new(Receiver { kept: Arc::clone(&kept), forward: queue })
+            .accept_compressed(CompressionEncoding::Gzip);
         let mut tasks = Tasks::new();
         tasks.spawn("the demo's collector", async move {
             let incoming = TcpListenerStream::new(listener);
@@ -177,14 +176,12 @@ fn read(export: &ExportTraceServiceRequest) -> Vec<Span> {
     for resource in &export.resource_spans {
         let attributes = resource.resource.as_ref().map_or(&[][..], |found| &found.attributes);
         let service = text(attributes, "service.name");
-        let instance = text(attributes, "service.instance.id");
         for span in resource.scope_spans.iter().flat_map(|scope| &scope.spans) {
             spans.push(Span {
                 trace: number(&span.trace_id),
                 id: number(&span.span_id),
                 parent: Some(number(&span.parent_span_id)).filter(|parent| *parent != 0),
                 service: service.clone(),
-                instance: instance.clone(),
                 name: span.name.clone(),
                 kind: match span.kind {
                     2 => Kind::Server,

@@ -72,9 +72,13 @@ mod tests {
 
     #[test]
     fn durations_are_short() {
-        for (microseconds, expected) in
-            [(0, "0.0ms"), (1_140, "1.1ms"), (14_100, "14.1ms"), (104_000, "104ms"), (1_250_000, "1.2s")]
-        {
+        for (microseconds, expected) in [
+            (0, "0.0ms"),
+            (1_140, "1.1ms"),
+            (14_100, "14.1ms"),
+            (104_000, "104ms"),
+            (1_250_000, "1.2s"),
+        ] {
             assert_eq!(milliseconds(Duration::from_micros(microseconds)), expected);
         }
     }

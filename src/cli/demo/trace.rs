@@ -25,8 +25,6 @@ pub(super) struct Span {
     pub(super) parent: Option<u128>,
     /// `service.name`
     pub(super) service: String,
-    /// `service.instance.id`
-    pub(super) instance: String,
     pub(super) name: String,
     pub(super) kind: Kind,
     /// Whether it is one attempt of a call.
@@ -162,7 +160,6 @@ mod tests {
             id,
             parent: Some(parent).filter(|parent| *parent != 0),
             service: service.into(),
-            instance: format!("{service}-1"),
             name: format!("call{id}"),
             kind,
             attempt,
