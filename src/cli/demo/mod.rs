@@ -32,6 +32,8 @@ use start::Place;
 const ORDER_EVERY: Duration = Duration::from_millis(500);
 /// How long spans may take to reach the real collector in the end.
 const SPANS_WITHIN: Duration = Duration::from_secs(5);
+/// How long all of it may take to end in order.
+const END_WITHIN: Duration = Duration::from_secs(10);
 /// How long processes that were told to end may still be seen.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// The exit code after Ctrl-C, as shells have it.
@@ -100,8 +102,12 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     }
 
     descendants.note();
-    let Shop { dev, collector, .. } = shop;
-    dev.shutdown().await;
+    let Shop { mesh, collector, .. } = shop;
+    let killed = mesh.shutdown(END_WITHIN).await;
+    if !killed.is_empty() {
+        screen
+            .line(&format!("did not end in {}s and were killed: {killed:?}", END_WITHIN.as_secs()));
+    }
     collector.finish(SPANS_WITHIN).await;
     let left = gone(&descendants).await;
     Ok(conclude(&screen, &end, began, &left, &args))
@@ -161,10 +167,7 @@ fn where_to_look(screen: &Screen, shop: &Shop, place: &Place, otlp: Option<&str>
         rows.push(("what runs", format!("curl http://{}/config", orders.admin)));
     }
     rows.push(("logs", format!("{}", place.logs().display())));
-    rows.push((
-        "status",
-        format!("outrigger status --contexts {}", shop.dev.contexts_file().display()),
-    ));
+    rows.push(("status", format!("outrigger status --contexts {}", place.contexts().display())));
     rows.push(match otlp {
         Some(otlp) => ("traces", format!("at {otlp}, the first order's is {:032x}", shop.order)),
         None => ("traces", "start Jaeger and give --otlp http://127.0.0.1:4317".to_owned()),

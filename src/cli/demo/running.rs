@@ -20,7 +20,7 @@ use super::{
     load, metrics,
 };
 use crate::{
-    app::dev::{Dev, Instance},
+    app::dev::{Instance, Mesh},
     cli::shop::services::Fault,
     resource::pb,
 };
@@ -33,7 +33,7 @@ const HEAL_WITHIN: Duration = Duration::from_secs(10);
 /// Everything that runs.
 pub(super) struct Shop {
     /// The supervisor.
-    pub(super) dev: Dev,
+    pub(super) mesh: Mesh,
     /// Where the shop's services lay their cards.
     pub(super) cards: PathBuf,
     /// Where spans go.
@@ -70,13 +70,13 @@ impl Shop {
     /// All instances, in the order of `dev.yaml`.
     pub(super) fn members(&self) -> anyhow::Result<Vec<Member>> {
         let cards = read_cards(&self.cards)?;
-        self.dev.instances().iter().map(|instance| member(instance, &cards)).collect()
+        self.mesh.instances().iter().map(|instance| member(instance, &cards)).collect()
     }
 
     /// `5 services, 8 instances, 8 sidecars`
     pub(super) fn count(&self) -> String {
-        let instances = self.dev.instances();
-        let services: BTreeSet<&str> = instances.iter().map(Instance::service).collect();
+        let instances = self.mesh.instances();
+        let services: BTreeSet<_> = instances.iter().filter_map(Instance::service).collect();
         let (services, instances) = (services.len(), instances.len());
         format!("{services} services, {instances} instances, {instances} sidecars")
     }
@@ -96,8 +96,7 @@ impl Shop {
 
     /// The instance of that name.
     pub(super) fn instance(&self, name: &str) -> anyhow::Result<&Instance> {
-        let found = self.dev.instances().iter().find(|instance| instance.name() == name);
-        found.with_context(|| format!("no instance {name}"))
+        self.mesh.instance(name).with_context(|| format!("no instance {name}"))
     }
 
     /// Where orders are placed: the door's sidecar.
@@ -108,7 +107,7 @@ impl Shop {
     /// What the control plane says.
     pub(super) async fn status(&self) -> anyhow::Result<pb::StatusResponse> {
         let request = pb::StatusRequest::default();
-        let status = self.dev.client()?.config().status(request).await;
+        let status = self.mesh.client().config().status(request).await;
         Ok(status
             .map_err(|status| anyhow::anyhow!("Status: {}", super::call::say(&status)))?
             .into_inner())
@@ -224,22 +223,17 @@ pub(super) fn unlike(
 
 fn member(instance: &Instance, cards: &[Card]) -> anyhow::Result<Member> {
     let name = instance.name();
-    let addresses = instance.addresses().with_context(|| format!("{name} does not run"))?;
-    let address = |listener: &str| -> anyhow::Result<SocketAddr> {
-        let text = addresses.get(listener).and_then(|address| address.as_str());
-        let text = text.with_context(|| format!("{name} does not say its {listener} address"))?;
-        text.parse().with_context(|| format!("{name}: {listener} {text}"))
-    };
-    let outbound = address("outbound")?;
+    let serving = instance.serving().with_context(|| format!("{name} does not run"))?;
+    let unsaid = |listener: &str| format!("{name} does not say its {listener} address");
+    let outbound = serving.outbound().with_context(|| unsaid("outbound"))?;
     let card = cards.iter().find(|card| card.outbound == Some(outbound));
-    let service = instance.service();
     Ok(Member {
         name: name.to_owned(),
-        service: service.split('.').next().unwrap_or(service).to_owned(),
-        inbound: address("inbound")?,
+        service: instance.service().map(|service| service.name.clone()).unwrap_or_default(),
+        inbound: serving.inbound().with_context(|| unsaid("inbound"))?,
         outbound,
-        admin: address("admin")?,
-        metrics: address("metrics")?,
+        admin: serving.admin().with_context(|| unsaid("admin"))?,
+        metrics: serving.metrics().with_context(|| unsaid("metrics"))?,
         switch: card.with_context(|| format!("{name} laid no card"))?.control,
     })
 }

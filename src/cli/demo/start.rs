@@ -1,19 +1,17 @@
 //! Starting the shop: a directory of its own, the files of `examples/shop` as they were compiled
 //! in, the collector, and then the same supervisor as `outrigger dev`.
 
-use std::{
-    fs,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::DirBuilderExt as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 
 use super::{collector::Collector, running::Shop};
-use crate::app::dev::{Config, Dev, Options};
+use crate::app::dev::{Config, Mesh, Options, Output, StartError};
 
 const DEV_YAML: &str = include_str!("../../../examples/shop/dev.yaml");
 const MESH_YAML: &str = include_str!("../../../examples/shop/mesh.yaml");
+/// How long all of it may take to be ready, on a slow machine.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A directory that is removed when the demo ends, unless a claim failed.
 #[derive(Debug)]
@@ -33,8 +31,6 @@ impl Place {
         for directory in [place.logs(), place.cards(), place.data()] {
             builder.create(&directory).with_context(|| directory.display().to_string())?;
         }
-        fs::write(place.root.join("mesh.yaml"), MESH_YAML)?;
-        fs::write(place.root.join("dev.yaml"), DEV_YAML)?;
         Ok(place)
     }
 
@@ -48,11 +44,17 @@ impl Place {
         self.root.join("logs")
     }
 
+    /// The file by which other commands find this mesh.
+    pub(super) fn contexts(&self) -> PathBuf {
+        self.data().join("contexts.yaml")
+    }
+
     fn cards(&self) -> PathBuf {
         self.root.join("cards")
     }
 
-    fn data(&self) -> PathBuf {
+    /// Keys, certificates and the store.
+    pub(super) fn data(&self) -> PathBuf {
         self.root.join("data")
     }
 }
@@ -77,27 +79,37 @@ impl Drop for Place {
 /// What did not start, and why.
 pub(super) async fn start(place: &Place, otlp: Option<&str>) -> anyhow::Result<Shop> {
     let collector = Collector::start(otlp).await?;
-    let config = config(&place.cards(), &collector)?;
+    let cards = place.cards();
+    let named = cards.to_str().context("the temporary directory's name is no text")?.to_owned();
     let options = Options {
+        config: Config::parse(DEV_YAML, "examples/shop/dev.yaml")?,
+        resources: vec![("examples/shop/mesh.yaml".to_owned(), MESH_YAML.to_owned())],
         directory: place.root.clone(),
         data: place.data(),
-        logs: Some(place.logs()),
-        ..Options::default()
+        output: Output { terminal: None, directory: Some(place.logs()) },
+        otlp: Some(format!("http://{}", collector.address)),
+        environment: vec![("SHOP_DIRECTORY".to_owned(), named)],
+        log: None,
     };
-    let dev = Dev::start(config, options).await?;
-    Ok(Shop { dev, cards: place.cards(), collector, order: 0 })
+    let mesh = Mesh::start(&options).await.map_err(explain)?;
+    let late = mesh.ready(READY_WITHIN).await;
+    if let Some((instance, why)) = late.first() {
+        anyhow::bail!("{}: {why}", instance.name());
+    }
+    drop(late);
+    Ok(Shop { mesh, cards, collector, order: 0 })
 }
 
-/// `dev.yaml` with what only this run knows: where cards and spans go.
-fn config(cards: &Path, collector: &Collector) -> anyhow::Result<Config> {
-    let mut config = Config::parse(DEV_YAML, "examples/shop/dev.yaml")?;
-    let cards = cards.to_str().context("the temporary directory's name is no text")?;
-    for service in &mut config.services {
-        let mut set = |name: &str, value: String| {
-            service.env.insert(name.to_owned(), value);
-        };
-        set("SHOP_DIRECTORY", cards.to_owned());
-        set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", collector.address));
+/// A start error with the problems that it carries.
+fn explain(error: StartError) -> anyhow::Error {
+    let problems: Vec<String> = match &error {
+        StartError::Problems(problems) => problems.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    let mut text = format!("{:#}", anyhow::Error::new(error));
+    for problem in problems {
+        text.push('\n');
+        text.push_str(&problem);
     }
-    Ok(config)
+    anyhow::anyhow!(text)
 }

@@ -34,8 +34,8 @@ pub(super) async fn denied(shop: &Shop) -> anyhow::Result<String> {
         Ok(()) => return Err(unlike("PERMISSION_DENIED (denied)", "a receipt")),
     }
     let trace = format!("{:032x}", context.trace_id);
+    let log = shop.instance(&refuser.name)?.log();
     let policy = until(LOGGED_WITHIN, "the refusal in the log of payments", async || {
-        let log = shop.dev.log_file(&refuser.name);
         let text = log.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
         refusal(&text, &trace).ok_or_else(|| format!("no line with trace {trace}"))
     })
@@ -69,7 +69,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(15);
 /// Orders go on without a control plane, and a sidecar that is started without one serves from what
 /// it has on disk.
 pub(super) async fn no_control(shop: &Shop) -> anyhow::Result<String> {
-    let control_plane = shop.dev.control_plane();
+    let control_plane = shop.mesh.control_plane();
     control_plane.stop().await;
     let outcome = without_control(shop).await;
     control_plane.start_again().await.map_err(|why| unlike("the control plane again", why))?;
