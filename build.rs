@@ -2,7 +2,12 @@
 //! The encoded descriptor set goes to `OUT_DIR` as it is, for server reflection and for reading
 //! YAML by descriptor.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message as _;
 
@@ -23,5 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     tonic_prost_build::configure()
         .compile_fds(prost_types::FileDescriptorSet::decode(descriptors.as_slice())?)?;
+
+    // The tests' own service, apart: it is no part of what the program describes of itself.
+    println!("cargo::rerun-if-changed=tests/interop/echo.proto");
+    if Path::new("tests/interop/echo.proto").exists() {
+        let mut compiler = protox::Compiler::new(["tests/interop"])?;
+        compiler.include_imports(true).open_file("echo.proto")?;
+        tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    }
     Ok(())
 }

@@ -9,7 +9,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crate::snapshot::RetryBudget;
@@ -112,13 +112,6 @@ fn pack(slot: u32, count: u32) -> u64 {
 fn unpack(packed: u64) -> (u32, u32) {
     let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
     (half(packed >> 32), half(packed))
-}
-
-/// The budget of a destination that nobody configured: 20% and 10/s over 10 s.
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self { ratio: 0.2, rate_min: 10.0, interval: Duration::from_secs(10) }
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::fmt;
 use super::{Authority, AuthorityError};
 use crate::{
     snapshot::{Destination, Port, Snapshot},
-    units::ServiceName,
+    units::{ServiceName, name::check_label},
 };
 
 /// The ports that clients write, or leave out, without meaning them.
@@ -47,9 +47,9 @@ pub fn resolve(snapshot: &Snapshot, authority: &str) -> Resolution {
     let bare = !authority.host.contains('.');
     match snapshot.destinations.get(&name) {
         Some(Some(_)) => Resolution::Mesh { service: name, port: authority.port },
-        Some(None) if bare => Resolution::External(authority),
-        Some(None) => Resolution::Unknown(name),
-        None => Resolution::Ask(name),
+        None if !snapshot.complete => Resolution::Ask(name),
+        _ if bare => Resolution::External(authority),
+        _ => Resolution::Unknown(name),
     }
 }
 
@@ -73,16 +73,8 @@ fn mesh_name(snapshot: &Snapshot, authority: &Authority) -> Option<ServiceName> 
         }
         _ => return None,
     };
-    (is_label(name) && is_label(namespace)).then(|| ServiceName::new(name, namespace))
-}
-
-/// A DNS label (RFC 1123), in the lower case that the authority was brought to.
-fn is_label(text: &str) -> bool {
-    let label_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(label_byte)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    (check_label(name).is_ok() && check_label(namespace).is_ok())
+        .then(|| ServiceName::new(name, namespace))
 }
 
 /// A port of a service, and the number under which the call is sent on.

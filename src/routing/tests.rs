@@ -9,9 +9,8 @@ use super::{Authority, AuthorityError, Resolution, choose_port, resolve, select,
 use crate::{
     http::Head,
     snapshot::{
-        AccessLogMode, Backend, Balancing, Bulkhead, BulkheadScope, Destination,
-        DestinationSettings, GrpcMethodMatch, HeaderModifier, Inbound, Matcher, Mesh, Node,
-        OutlierDetection, PathMatch, Port, Protocol, RetryBudget, RouteId, RouteSettings, Rule,
+        AccessLogMode, Backend, Destination, DestinationSettings, GrpcMethodMatch, HeaderModifier,
+        Inbound, Matcher, Mesh, Node, PathMatch, Port, Protocol, RouteId, RouteSettings, Rule,
         RuleMatch, Snapshot, TextMatch, Tracing,
     },
     units::ServiceName,
@@ -49,23 +48,7 @@ fn destination(name: &str, ports: Vec<Port>) -> Destination {
         name: ServiceName::new(name, "shop"),
         ports,
         endpoints: Vec::new(),
-        settings: DestinationSettings {
-            connect_timeout: std::time::Duration::from_secs(1),
-            bulkhead: Bulkhead {
-                concurrent_max: 1,
-                queued_max: 1,
-                wait_max: std::time::Duration::from_secs(1),
-                scope: BulkheadScope::Destination,
-            },
-            balancing: Balancing::PeakEwma,
-            outlier: OutlierDetection {
-                consecutive_failures: 5,
-                interval: std::time::Duration::from_secs(10),
-                base_ejection: std::time::Duration::from_secs(30),
-                ejected_max: 0.5,
-            },
-            budget: RetryBudget::default(),
-        },
+        settings: DestinationSettings::default(),
     }
 }
 
@@ -93,6 +76,7 @@ fn snapshot() -> Snapshot {
         },
         namespaces: ["shop", "billing"].map(String::from).into(),
         destinations,
+        complete: false,
         inbound: Inbound { ports: Vec::new(), policies: Vec::new(), caller_bulkhead: None },
         revision: 1,
         good: BTreeMap::new(),
@@ -141,6 +125,15 @@ fn names_resolve_as_documented() {
     ] {
         assert_eq!(resolve(&snapshot, authority), expected, "{authority}");
     }
+}
+
+#[test]
+fn where_there_is_nobody_to_ask_a_missing_name_is_answered() {
+    let snapshot = Snapshot { complete: true, ..snapshot() };
+    let unknown = |name: &str, ns: &str| Resolution::Unknown(ServiceName::new(name, ns));
+    assert_eq!(resolve(&snapshot, "new.billing"), unknown("new", "billing"));
+    assert_eq!(resolve(&snapshot, "new.away.mesh"), unknown("new", "away"));
+    assert!(matches!(resolve(&snapshot, "new"), Resolution::External(_)));
 }
 
 #[test]

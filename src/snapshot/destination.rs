@@ -3,7 +3,8 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::route::RuleMatch;
-use crate::{spiffe::SpiffeId, units::ServiceName};
+pub use crate::resource::traffic_policy::{Balancing, Bulkhead, BulkheadScope};
+use crate::{resource::traffic_policy, spiffe::SpiffeId, units::ServiceName};
 
 /// A service as its callers see it.
 #[derive(Debug)]
@@ -113,38 +114,6 @@ pub struct DestinationSettings {
     pub budget: RetryBudget,
 }
 
-/// How many requests may be under way and how many may wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bulkhead {
-    /// At once, each counted to its last byte.
-    pub concurrent_max: u32,
-    /// Waiting.
-    pub queued_max: u32,
-    /// How long one may wait.
-    pub wait_max: Duration,
-    /// Where it is counted.
-    pub scope: BulkheadScope,
-}
-
-/// Where a bulkhead is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BulkheadScope {
-    /// At the caller's sidecar, by destination.
-    Destination,
-    /// At the destination's sidecar, by caller.
-    Caller,
-}
-
-/// How an endpoint is picked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the field's own names; see `TrafficPolicy`")]
-pub enum Balancing {
-    PeakEwma,
-    LeastRequest,
-    RoundRobin,
-    Random,
-}
-
 /// When an endpoint is left alone for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OutlierDetection {
@@ -167,4 +136,50 @@ pub struct RetryBudget {
     pub rate_min: f64,
     /// Over which requests and retries are counted.
     pub interval: Duration,
+}
+
+impl Default for DestinationSettings {
+    /// Those of a service that no policy speaks of.
+    fn default() -> Self {
+        Self {
+            connect_timeout: traffic_policy::CONNECT_TIMEOUT,
+            bulkhead: Bulkhead::default(),
+            balancing: Balancing::default(),
+            outlier: OutlierDetection::default(),
+            budget: RetryBudget::default(),
+        }
+    }
+}
+
+impl From<traffic_policy::OutlierDetection> for OutlierDetection {
+    fn from(written: traffic_policy::OutlierDetection) -> Self {
+        Self {
+            consecutive_failures: written.consecutive_failures,
+            interval: written.interval,
+            base_ejection: written.base_ejection,
+            ejected_max: written.ejected_max.share(),
+        }
+    }
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        traffic_policy::OutlierDetection::default().into()
+    }
+}
+
+impl From<traffic_policy::RetryBudget> for RetryBudget {
+    fn from(written: traffic_policy::RetryBudget) -> Self {
+        Self {
+            ratio: written.ratio.share(),
+            rate_min: written.rate_min.per_second(),
+            interval: written.interval,
+        }
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        traffic_policy::RetryBudget::default().into()
+    }
 }

@@ -1,6 +1,7 @@
 //! What the inbound listener does: which ports lead where, and who may do what.
 
 use super::destination::{Bulkhead, Protocol};
+pub use crate::resource::service::MtlsMode;
 use crate::spiffe::SpiffeId;
 
 /// What the inbound listener does.
@@ -26,17 +27,6 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// What the listener takes for it.
     pub mtls: MtlsMode,
-}
-
-/// What the inbound listener takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MtlsMode {
-    /// Mutual TLS only.
-    Strict,
-    /// Mutual TLS, and plaintext from callers without an identity.
-    Permissive,
-    /// Plaintext only.
-    Disabled,
 }
 
 /// One `AuthorizationPolicy`.

@@ -3,7 +3,9 @@
 //! A request loads one [`Snapshot`] once and sees nothing else. The types here hold no serde, no
 //! protobuf and no defaults to be filled in: what users wrote has become what is meant.
 
+mod compile;
 mod destination;
+mod handle;
 mod inbound;
 mod mesh;
 mod route;
@@ -15,10 +17,12 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
+pub use compile::{Context, compile};
 pub use destination::{
     Balancing, Bulkhead, BulkheadScope, Destination, DestinationSettings, Endpoint,
     EndpointAddress, OutlierDetection, Port, Protocol, RetryBudget, Transport,
 };
+pub use handle::Handle;
 pub use inbound::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, Inbound, InboundPort, MtlsMode,
     Source, Target,
@@ -52,8 +56,11 @@ pub struct Snapshot {
     pub mesh: Mesh,
     /// The mesh's namespaces: a name `orders.shop` is of the mesh when `shop` is among them.
     pub namespaces: BTreeSet<String>,
-    /// Every service that the control plane answered for; `None`: it has no such service.
+    /// Every service that was answered for; `None`: the mesh has no such service.
     pub destinations: FxHashMap<ServiceName, Option<Arc<Destination>>>,
+    /// Whether the mesh has no other services than those, so that there is nobody to ask (a static
+    /// file).
+    pub complete: bool,
     /// What the inbound listener does.
     pub inbound: Inbound,
     /// The newest revision that it holds.

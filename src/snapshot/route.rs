@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use regex::Regex;
-
+pub use crate::resource::route::{
+    GrpcMatch as GrpcMethodMatch, HeaderModifier, PathMatch, TextMatch,
+};
 use crate::{reason::GrpcCode, units::ServiceName};
 
 /// Which rule of which route, as metrics, logs, spans and `explain` name it.
@@ -42,35 +43,6 @@ pub struct Matcher {
     pub query: Vec<(String, TextMatch)>,
 }
 
-/// How a path matches.
-#[derive(Debug, Clone)]
-pub enum PathMatch {
-    /// The whole path.
-    Exact(String),
-    /// Whole segments from the start; without a `/` at the end, except `/` itself.
-    Prefix(String),
-    /// Anchored at both ends.
-    Regex(Regex),
-}
-
-/// How a value matches.
-#[derive(Debug, Clone)]
-pub enum TextMatch {
-    /// The whole value, byte by byte.
-    Exact(String),
-    /// Anchored at both ends.
-    Regex(Regex),
-}
-
-/// Which gRPC methods match; a `None` part matches any.
-#[derive(Debug, Clone)]
-pub struct GrpcMethodMatch {
-    /// `shop.Orders`
-    pub service: Option<TextMatch>,
-    /// `Place`
-    pub method: Option<TextMatch>,
-}
-
 /// What happens to a request that matched.
 #[derive(Debug)]
 pub struct Rule {
@@ -86,17 +58,6 @@ pub struct Rule {
     pub weight_total: u32,
     /// Times and retries: the rule's own over those of policies, field by field.
     pub settings: RouteSettings,
-}
-
-/// Changes to a head, in this order: set, add, remove (Gateway API). Names in lower case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HeaderModifier {
-    /// Replaces every value.
-    pub set: Vec<(String, String)>,
-    /// Adds a value.
-    pub add: Vec<(String, String)>,
-    /// Removes every value.
-    pub remove: Vec<String>,
 }
 
 /// One share of a rule's traffic.

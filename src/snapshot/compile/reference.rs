@@ -1,0 +1,82 @@
+//! What resources say of each other: references to what does not exist, and rules that can never be
+//! reached. All of it is warned of and nothing is refused for it: what is referred to may come later.
+
+use super::{Compiler, Presence, read::Entry, route};
+use crate::{
+    resource::{Kind, Problem, reference::Target, route::Route},
+    units::ServiceName,
+};
+
+impl Compiler<'_> {
+    pub(super) fn check_references(&self, problems: &mut Vec<Problem>) {
+        for entry in &self.read.routes {
+            self.check_route(entry, problems);
+            route::unreachable(entry, problems);
+        }
+        for policy in &self.read.policies {
+            for (index, target) in policy.spec.targets.iter().enumerate() {
+                if let Some(message) = self.target_problem(target, &policy.key.namespace) {
+                    let field = format!("spec.targetRefs[{index}]");
+                    problems.push(Problem::warning(field, message).of(&policy.key));
+                }
+            }
+        }
+        for policy in &self.read.authorization {
+            for (index, name) in policy.spec.services.iter().enumerate() {
+                let service = ServiceName::new(&**name, &*policy.key.namespace);
+                if self.presence(&service) == Presence::Missing {
+                    let message = format!("TargetNotFound: no Service {service}");
+                    let field = format!("spec.targetRefs[{index}]");
+                    problems.push(Problem::warning(field, message).of(&policy.key));
+                }
+            }
+        }
+    }
+
+    fn check_route(&self, route: &Entry<Route>, problems: &mut Vec<Problem>) {
+        for parent in &route.spec.parents {
+            if self.presence(&parent.service) == Presence::Missing {
+                let message = format!("no Service {}", parent.service);
+                problems.push(Problem::warning("spec.parentRefs", message).of(&route.key));
+            }
+        }
+        for (rule, written) in route.spec.rules.iter().enumerate() {
+            for (place, backend) in written.backends.iter().enumerate() {
+                // What is no Service at all was said when the route was read.
+                let Some(Err(message)) = backend.service.as_ref().map(|_| self.target(backend))
+                else {
+                    continue;
+                };
+                let field = format!("spec.rules[{rule}].backendRefs[{place}]");
+                let hint = "its share is answered with backend_invalid";
+                problems.push(Problem::warning(field, message).with_hint(hint).of(&route.key));
+            }
+        }
+    }
+
+    /// A route that is not among the resources is missing only where they are all that there are.
+    fn target_problem(&self, target: &Target, namespace: &str) -> Option<String> {
+        if target.kind == Kind::Service {
+            let service = ServiceName::new(&*target.name, namespace);
+            let missing = self.presence(&service) == Presence::Missing;
+            return missing.then(|| format!("TargetNotFound: no Service {service}"));
+        }
+        let kind = target.kind.name();
+        let found = self.read.routes.iter().find(|route| {
+            route.key.kind == kind
+                && route.key.namespace == namespace
+                && route.key.name == target.name
+        });
+        match (found, &target.section) {
+            (None, _) if self.context.complete => {
+                Some(format!("TargetNotFound: no {kind} {namespace}/{}", target.name))
+            }
+            (Some(route), Some(section)) => {
+                let missing = route.spec.rules.iter().all(|rule| rule.name != *section);
+                let message = format!("TargetNotFound: {} has no rule {section}", route.key);
+                missing.then_some(message)
+            }
+            _ => None,
+        }
+    }
+}
