@@ -19,7 +19,6 @@ use tower::Service;
 
 use super::error;
 use crate::{
-    clock,
     spiffe::{CREDENTIAL_PATH, SpiffeId},
     tls::{ControlCaller, Peer, control_caller},
 };
@@ -184,6 +183,8 @@ fn denied(id: &SpiffeId, path: &str) -> Status {
 pub(crate) struct Authenticate<S> {
     pub inner: S,
     pub trust_domain: Arc<str>,
+    /// The wall clock.
+    pub now: fn() -> SystemTime,
 }
 
 impl<S> Service<Request<Body>> for Authenticate<S>
@@ -201,7 +202,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let connection = request.extensions().get::<Connection>();
-        let decision = decide(connection, request.uri().path(), &self.trust_domain, clock::now());
+        let decision = decide(connection, request.uri().path(), &self.trust_domain, (self.now)());
         match decision {
             Ok(principal) => {
                 request.extensions_mut().insert(principal);

@@ -41,11 +41,6 @@ impl Entry {
     pub(crate) fn is_running(&self) -> bool {
         self.sent == self.running
     }
-
-    /// Whether the sidecar has not yet said what it makes of it.
-    pub(crate) fn is_pending(&self) -> bool {
-        !self.is_running() && self.refused.is_none()
-    }
 }
 
 /// The difference.
@@ -247,13 +242,13 @@ mod tests {
         ledger.acknowledge(&s, "1");
         ledger.refuse(&t, "1", vec![pb::Problem::default()]);
         assert!(ledger.entry(&s).is_some_and(Entry::is_running));
-        assert!(ledger.entry(&t).is_some_and(|it| it.refused.is_some() && !it.is_pending()));
+        assert!(ledger.entry(&t).is_some_and(|it| it.refused.is_some() && !it.is_running()));
 
         // A new version forgets the refusal of the old one, and a late refusal says nothing of it.
         let wanted = resources([service("a/s", ""), at("2", service("a/t", ""))]);
         ledger.advance(&wanted, &BTreeSet::new());
         ledger.refuse(&t, "1", vec![pb::Problem::default()]);
-        assert!(ledger.entry(&t).is_some_and(Entry::is_pending));
+        assert!(ledger.entry(&t).is_some_and(|it| it.refused.is_none() && !it.is_running()));
         ledger.acknowledge(&t, "2");
         assert!(ledger.is_settled());
     }

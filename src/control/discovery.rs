@@ -31,7 +31,6 @@ use super::{
     state::State,
 };
 use crate::{
-    clock,
     resource::{
         Kind, ResourceKey,
         pb::{self, discovery_service_server::DiscoveryService, subscribe_request::Message},
@@ -127,8 +126,8 @@ impl Start {
     async fn run(mut self) -> Result<(), Status> {
         let mut stream = self.begin().await?;
         let replaced = stream.seat.session().replaced.clone();
-        let certificate_ends =
-            Instant::now() + self.peer.not_after.duration_since(clock::now()).unwrap_or_default();
+        let certificate_ends = Instant::now()
+            + self.peer.not_after.duration_since(self.state.now()).unwrap_or_default();
         tokio::select! {
             ended = stream.run(&mut self.inbound, &self.sender) => ended,
             () = self.ending.cancelled() => Err(error::later(
@@ -168,7 +167,7 @@ impl Start {
             &service,
             &hello.version,
             self.remote,
-            clock::now(),
+            self.state.now(),
         );
         tracing::info!(workload = %seat.session().key, %service, remote = %self.remote, "sidecar connected");
         let held: BTreeMap<_, _> = hello

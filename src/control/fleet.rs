@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    delta::{Entry, Ledger},
+    delta::Ledger,
     state::pb_time,
     traffic::{Counters, Window},
 };
@@ -234,17 +234,6 @@ impl Fleet {
             !done
         });
         took
-    }
-
-    /// Which sidecars were sent a resource, and what they made of it.
-    pub(crate) fn running(&self, key: &ResourceKey) -> Vec<(Arc<Session>, Entry)> {
-        self.sessions()
-            .into_iter()
-            .filter_map(|session| {
-                let entry = session.progress().ledger.entry(key)?.clone();
-                Some((session, entry))
-            })
-            .collect()
     }
 
     /// Every connected sidecar for `status`.

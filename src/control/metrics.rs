@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 use super::{fleet::Fleet, state::State};
-use crate::resource::pb::WorkloadPhase;
+use crate::{resource::pb::WorkloadPhase, telemetry::metrics::Process};
 
 /// Counters and histograms, and how they are written.
 #[derive(Debug)]
@@ -69,7 +69,9 @@ struct SidecarLabels {
 impl Metrics {
     /// Registers everything; what others know already is read when it is asked for.
     pub(crate) fn new(state: &Arc<State>, fleet: &Arc<Fleet>) -> Self {
-        let mut registry = Registry::with_prefix("outrigger");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(Process::new()));
+        let registry = root.sub_registry_with_prefix("outrigger");
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         registry.register_with_unit(
             "config_propagation",
@@ -81,11 +83,17 @@ impl Metrics {
         registry.register("certificates_issued", "Certificates signed", certificates.clone());
         let calls = Family::<CallLabels, Counter>::default();
         registry.register("control_calls", "Calls of the control plane's API", calls.clone());
+        registry.register_with_unit(
+            "store_write",
+            "One write of the store, until it is on disk",
+            Unit::Seconds,
+            state.write_seconds().clone(),
+        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program", build);
         let sidecars = Sidecars { state: Arc::clone(state), fleet: Arc::clone(fleet) };
         registry.register_collector(Box::new(sidecars));
-        Self { registry, propagation, certificates, calls }
+        Self { registry: root, propagation, certificates, calls }
     }
 
     /// A revision has reached all whom it concerns.
@@ -134,11 +142,17 @@ impl Collector for Sidecars {
             let labels = SidecarLabels { state };
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
-        let help = "The newest revision of the configuration";
-        let gauge = ConstGauge::new(i64::try_from(revision).unwrap_or(i64::MAX));
-        let metric =
-            encoder.encode_descriptor("config_revision", help, None, gauge.metric_type())?;
-        gauge.encode(metric)
+        let world = self.state.world();
+        let resources = u64::try_from(world.stored.resources.len()).unwrap_or(u64::MAX);
+        for (name, help, value) in [
+            ("store_revision", "The newest revision of the configuration", revision),
+            ("store_resources", "Stored resources", resources),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
     }
 }
 
@@ -147,12 +161,16 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::{Grounds, Metrics};
-    use crate::control::{fleet::Fleet, state::State};
+    use crate::{
+        clock,
+        control::{fleet::Fleet, state::State},
+    };
 
     #[test]
     fn metrics_are_named_as_the_reference_says() {
         let directory = tempfile::tempdir().expect("a directory");
-        let state = State::open(&directory.path().join("mesh.redb"), "mesh.local").expect("opens");
+        let state = State::open(&directory.path().join("mesh.redb"), "mesh.local", clock::now)
+            .expect("opens");
         let metrics = Metrics::new(&state, &Arc::new(Fleet::default()));
         metrics.issued(Grounds::Join);
         metrics.propagated(Duration::from_millis(3));
@@ -161,7 +179,9 @@ mod tests {
             "outrigger_certificates_issued_total{grounds=\"Join\"} 1",
             "outrigger_config_propagation_seconds_count 1",
             "outrigger_sidecars{state=\"ready\"} 0",
-            "outrigger_config_revision 0",
+            "outrigger_store_revision 0",
+            "outrigger_store_resources 0",
+            "outrigger_store_write_seconds_count 0",
             concat!("outrigger_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");

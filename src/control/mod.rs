@@ -1,21 +1,45 @@
 //! The control plane: store, validate, compile, push; registry and status.
+//!
+//! [`ControlPlane`] is all that the rest of the program sees; everything else is done through its
+//! gRPC API. One writer at a time changes the store and then the [`world`], the immutable picture
+//! that everybody reads; a task per sidecar tells it what of the world concerns it and how it
+//! changed.
 
-#![allow(dead_code, reason = "the services of the API that use these parts follow")]
-
+mod admin;
+mod apply;
 mod auth;
+mod conditions;
+mod config;
+mod credential;
 mod delta;
 mod discovery;
 mod error;
+mod filter;
 mod fleet;
+mod issue;
 mod key;
+mod layers;
 mod limit;
+mod list;
+mod listen;
 mod metrics;
+mod plane;
 mod refs;
 mod registry;
 #[cfg(test)]
 mod sample;
 mod scope;
+mod selector;
+mod server;
 mod state;
+mod status;
 mod store;
+mod tokens;
 mod traffic;
+mod validate;
+mod watch;
 mod world;
+
+pub use credential::CredentialFiles;
+pub use plane::{ControlPlane, LEAF_TTL, OpenError, Options, Root};
+pub use store::StoreError;

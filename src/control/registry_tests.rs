@@ -7,6 +7,7 @@ use tonic::Code;
 
 use super::Registry;
 use crate::{
+    clock,
     control::{key, state::State},
     resource::pb::{self, resource::Spec},
     spiffe::SpiffeId,
@@ -15,7 +16,8 @@ use crate::{
 
 fn registry() -> (TempDir, Arc<State>, Arc<Registry>) {
     let directory = tempfile::tempdir().expect("a directory");
-    let state = State::open(&directory.path().join("mesh.redb"), "mesh.local").expect("opens");
+    let state =
+        State::open(&directory.path().join("mesh.redb"), "mesh.local", clock::now).expect("opens");
     let registry = Registry::new(Arc::clone(&state));
     (directory, state, registry)
 }

@@ -6,24 +6,29 @@
 //! wait.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::Instant,
+};
 use tonic::Status;
 
 use super::{
     error,
-    store::{Batch, Store, StoreError, TokenRow},
+    store::{Batch, Store, StoreError, Superseded, TokenRow},
     world::{Resources, Shelf, World},
 };
-use crate::{
-    clock,
-    resource::{self, ResourceKey, pb},
-};
+use crate::resource::{self, ResourceKey, pb};
 
 /// The store and the world.
 #[derive(Debug)]
@@ -31,7 +36,9 @@ pub(crate) struct State {
     store: Store,
     store_id: String,
     trust_domain: String,
+    now: fn() -> SystemTime,
     writer: Arc<AsyncMutex<Writer>>,
+    writes: Writes,
     newest: ArcSwap<pb::Revision>,
     world: ArcSwap<World>,
     /// Held while a new world is made from the last one.
@@ -45,6 +52,27 @@ pub(crate) struct State {
 pub(crate) struct Writer {
     /// Join tokens by ID.
     pub tokens: BTreeMap<String, TokenRow>,
+    /// Certificates that have been renewed, by SHA-256.
+    pub superseded: HashMap<String, Superseded>,
+}
+
+/// How the store's writes went.
+#[derive(Debug)]
+struct Writes {
+    seconds: Histogram,
+    failing: AtomicBool,
+}
+
+impl Writes {
+    fn new() -> Self {
+        let seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
+        Self { seconds, failing: AtomicBool::new(false) }
+    }
+
+    fn store(&self, took: Duration, ok: bool) {
+        self.seconds.observe(took.as_secs_f64());
+        self.failing.store(!ok, Ordering::Relaxed);
+    }
 }
 
 /// Changes of resources, planned and not yet made.
@@ -59,11 +87,15 @@ pub(crate) struct Plan {
 }
 
 impl State {
-    /// Opens the store at `path` and makes the first world of it.
+    /// Opens the store at `path` and makes the first world of it; `now` is the wall clock.
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub(crate) fn open(path: &Path, trust_domain: &str) -> Result<Arc<Self>, StoreError> {
+    pub(crate) fn open(
+        path: &Path,
+        trust_domain: &str,
+        now: fn() -> SystemTime,
+    ) -> Result<Arc<Self>, StoreError> {
         let (store, contents) = Store::open(path, trust_domain)?;
         let newest = contents.newest.unwrap_or_default();
         let registered: Resources = keyed(contents.registered).collect();
@@ -81,11 +113,14 @@ impl State {
             .into_iter()
             .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
             .collect();
+        let superseded = contents.superseded.into_iter().collect();
         Ok(Arc::new(Self {
             store,
             store_id: contents.id,
             trust_domain: contents.trust_domain,
-            writer: Arc::new(AsyncMutex::new(Writer { tokens })),
+            now,
+            writer: Arc::new(AsyncMutex::new(Writer { tokens, superseded })),
+            writes: Writes::new(),
             newest: ArcSwap::from_pointee(newest),
             world: ArcSwap::from_pointee(world),
             publishing: Mutex::new(()),
@@ -96,6 +131,11 @@ impl State {
     /// The mesh's trust domain.
     pub(crate) fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// The wall clock's time.
+    pub(crate) fn now(&self) -> SystemTime {
+        (self.now)()
     }
 
     /// The mesh as it is now.
@@ -149,7 +189,7 @@ impl State {
         // Services that registrations made are in no revision, so forgetting one makes none either.
         let makes_revision = !plan.put.is_empty() || plan.delete.iter().any(user_wrote);
         let revision = world.revision + u64::from(makes_revision);
-        let now = clock::now();
+        let now = self.now();
         let put: Vec<_> = plan
             .put
             .into_iter()
@@ -170,7 +210,7 @@ impl State {
         });
         let batch =
             Batch { put, delete: plan.delete, unregister, revision: entry, ..Default::default() };
-        self.store.write(&batch)?;
+        self.store_write(&batch)?;
         if let Some(entry) = batch.revision {
             self.newest.store(Arc::new(entry));
         }
@@ -217,11 +257,12 @@ impl State {
         let Some(key) = resource::key(&service).filter(|key| world.get(key).is_none()) else {
             return Ok(());
         };
-        let now = clock::now();
-        let version = format!("r{}", clock::since_epoch().as_millis());
+        let now = self.now();
+        let version =
+            format!("r{}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis());
         let service = self.stamped(&world, service, version, pb_time(now));
         let batch = Batch { register: vec![service], ..Default::default() };
-        self.store.write(&batch)?;
+        self.store_write(&batch)?;
         self.publish(|world| {
             let mut resources = world.stored.resources.clone();
             resources.extend(keyed(batch.register));
@@ -242,17 +283,30 @@ impl State {
         });
     }
 
-    /// Writes and forgets join tokens; the caller holds the writer and changes its map afterwards.
+    /// Writes what concerns tokens and certificates; the caller holds the writer and changes its maps
+    /// afterwards.
     ///
     /// # Errors
     /// When the store failed; then nothing changed.
-    pub(crate) fn write_tokens(
-        &self,
-        put: Vec<TokenRow>,
-        delete: Vec<String>,
-    ) -> Result<(), StoreError> {
-        let batch = Batch { put_tokens: put, delete_tokens: delete, ..Default::default() };
-        self.store.write(&batch)
+    pub(crate) fn write_identities(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.store_write(batch)
+    }
+
+    fn store_write(&self, batch: &Batch) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let written = self.store.write(batch);
+        self.writes.store(began.elapsed(), written.is_ok());
+        written
+    }
+
+    /// Whether the store took the last write.
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.writes.failing.load(Ordering::Relaxed)
+    }
+
+    /// How long writes took.
+    pub(crate) fn write_seconds(&self) -> &Histogram {
+        &self.writes.seconds
     }
 
     fn publish(&self, change: impl FnOnce(&mut World)) {
@@ -272,6 +326,6 @@ fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc
 }
 
 /// As protobuf writes a moment.
-pub(crate) fn pb_time(time: std::time::SystemTime) -> prost_types::Timestamp {
+pub(crate) fn pb_time(time: SystemTime) -> prost_types::Timestamp {
     prost_types::Timestamp::from(time)
 }

@@ -24,6 +24,7 @@ const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resour
 const REGISTERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registered");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const SUPERSEDED: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("superseded");
 
 /// The layout of the tables; a newer one is refused instead of misread.
 const FORMAT: &[u8] = b"1";
@@ -53,6 +54,17 @@ pub(crate) struct Contents {
     pub registered: Vec<pb::Resource>,
     /// Join tokens.
     pub tokens: Vec<TokenRow>,
+    /// Certificates that have been renewed.
+    pub superseded: Vec<(String, Superseded)>,
+}
+
+/// When a certificate was renewed for the first time; it is named by its SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superseded {
+    /// In seconds since the epoch.
+    pub at: u64,
+    /// In seconds since the epoch: from then on the certificate could do nothing anyway.
+    pub until: u64,
 }
 
 /// A join token as it is kept: never the secret itself.
@@ -83,11 +95,15 @@ pub(crate) struct Batch {
     pub put_tokens: Vec<TokenRow>,
     /// Join tokens to forget, by ID.
     pub delete_tokens: Vec<String>,
+    /// Certificates that were renewed, by SHA-256.
+    pub supersede: Vec<(String, Superseded)>,
+    /// Renewed certificates to forget.
+    pub forget_superseded: Vec<String>,
 }
 
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// Another control plane has it open.
     #[error("{} is in use by another control plane", .0.display())]
     Locked(PathBuf),
@@ -160,6 +176,7 @@ impl Store {
             transaction.open_table(REGISTERED).map_err(failed)?;
             transaction.open_table(REVISIONS).map_err(failed)?;
             transaction.open_table(TOKENS).map_err(failed)?;
+            transaction.open_table(SUPERSEDED).map_err(failed)?;
             let mut meta = transaction.open_table(META).map_err(failed)?;
             let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
             match format.as_deref() {
@@ -210,6 +227,11 @@ impl Store {
             let row = TokenRow::decode(value.value()).map_err(|_| damaged(id.value()))?;
             contents.tokens.push(row);
         }
+        for entry in transaction.open_table(SUPERSEDED).map_err(failed)?.iter().map_err(failed)? {
+            let (name, value) = entry.map_err(failed)?;
+            let (at, until) = value.value();
+            contents.superseded.push((name.value().to_owned(), Superseded { at, until }));
+        }
         let revisions = transaction.open_table(REVISIONS).map_err(failed)?;
         if let Some((number, value)) = revisions.last().map_err(failed)? {
             let entry = pb::Revision::decode(value.value())
@@ -239,14 +261,7 @@ impl Store {
             for (key, resource) in keyed(&batch.register) {
                 registered.insert(key.as_str(), resource.as_slice()).map_err(failed)?;
             }
-            let mut tokens = transaction.open_table(TOKENS).map_err(failed)?;
-            for id in &batch.delete_tokens {
-                tokens.remove(id.as_str()).map_err(failed)?;
-            }
-            for row in &batch.put_tokens {
-                let id = row.info.as_ref().map_or("", |info| &info.id);
-                tokens.insert(id, row.encode_to_vec().as_slice()).map_err(failed)?;
-            }
+            write_identities(transaction, batch)?;
             if let Some(entry) = &batch.revision {
                 let mut log = transaction.open_table(REVISIONS).map_err(failed)?;
                 log.insert(entry.revision, entry.encode_to_vec().as_slice()).map_err(failed)?;
@@ -270,6 +285,25 @@ impl Store {
         write(&transaction)?;
         transaction.commit().map_err(failed)
     }
+}
+
+fn write_identities(transaction: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {
+    let mut tokens = transaction.open_table(TOKENS).map_err(failed)?;
+    for id in &batch.delete_tokens {
+        tokens.remove(id.as_str()).map_err(failed)?;
+    }
+    for row in &batch.put_tokens {
+        let id = row.info.as_ref().map_or("", |info| &info.id);
+        tokens.insert(id, row.encode_to_vec().as_slice()).map_err(failed)?;
+    }
+    let mut superseded = transaction.open_table(SUPERSEDED).map_err(failed)?;
+    for name in &batch.forget_superseded {
+        superseded.remove(name.as_str()).map_err(failed)?;
+    }
+    for (name, entry) in &batch.supersede {
+        superseded.insert(name.as_str(), (entry.at, entry.until)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn keyed(resources: &[pb::Resource]) -> impl Iterator<Item = (String, Vec<u8>)> {

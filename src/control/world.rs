@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -88,9 +89,18 @@ impl World {
 
     /// All resources in the order of their keys, each key once.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
-        let stored =
-            self.stored.resources.iter().filter(|(key, _)| !self.live.resources.contains_key(*key));
-        merge(stored, self.live.resources.iter())
+        self.range(Bound::Unbounded)
+    }
+
+    /// As [`Self::all`], from a key on.
+    pub(crate) fn range(
+        &self,
+        from: Bound<&ResourceKey>,
+    ) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
+        let range = (from, Bound::Unbounded);
+        let stored = self.stored.resources.range::<ResourceKey, _>(range);
+        let stored = stored.filter(|(key, _)| !self.live.resources.contains_key(*key));
+        merge(stored, self.live.resources.range::<ResourceKey, _>(range))
     }
 
     /// Whether the mesh has that service.

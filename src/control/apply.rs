@@ -1,0 +1,189 @@
+//! What a write would change: a pure plan made of the mesh as it is and of what was asked, with every
+//! problem that is found on the way. Storing and publishing it is [`super::state`]'s.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    state::Plan,
+    validate,
+    world::{Resources, Shelf, World},
+};
+use crate::resource::{self, Kind, Problem, ResourceKey, pb};
+
+/// Resources that a control plane keeps.
+const RESOURCES_MAX: usize = 50_000;
+
+/// Problems that one answer tells.
+const PROBLEMS_MAX: usize = 1000;
+
+/// What a write would do.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// The changes; not to be made when one of the problems is an error.
+    pub plan: Plan,
+    /// Everything that was found.
+    pub problems: Vec<Problem>,
+}
+
+impl Planned {
+    /// Whether nothing may be written.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
+
+    /// Adds what the compiler says of the mesh as it would be.
+    fn validate(
+        &mut self,
+        world: &World,
+        trust_domain: &str,
+        touched: BTreeSet<ResourceKey>,
+        now: prost_types::Timestamp,
+    ) {
+        let after = carried_out(world, &self.plan, now);
+        // What is wrong with a resource alone was found before, in the same words.
+        let known: BTreeSet<_> = self.problems.iter().map(validate::name).collect();
+        let found = validate::problems(world, &after, trust_domain, &touched);
+        self.problems.extend(found.into_iter().filter(|it| !known.contains(&validate::name(it))));
+        if let Some(more) = self.problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
+            // The worst first, so that what is left out does not matter.
+            self.problems.sort_by_key(|problem| !problem.is_error());
+            self.problems.truncate(PROBLEMS_MAX);
+            self.problems.push(Problem::warning("", format!("and {more} more problems")));
+        }
+    }
+
+    fn change(&mut self, key: &ResourceKey, kind: pb::ChangeKind) {
+        self.plan.changes.push(pb::Change { resource: Some(key.to_pb()), kind: kind.into() });
+    }
+}
+
+/// Plans to write these resources at a time.
+pub(crate) fn apply(
+    world: &World,
+    trust_domain: &str,
+    resources: Vec<pb::Resource>,
+    now: prost_types::Timestamp,
+) -> Planned {
+    let mut planned = Planned::default();
+    let mut seen = BTreeSet::new();
+    for resource in resources {
+        let resource = as_written(resource);
+        planned.problems.extend(resource::check(&resource));
+        let Some(key) = resource::key(&resource) else { continue };
+        planned.problems.extend(check_against(world, &key));
+        if !seen.insert(key.clone()) {
+            planned.problems.push(Problem::error("metadata.name", "is given twice").of(&key));
+            continue;
+        }
+        let existing = world.stored.resources.get(&key);
+        let adopted = world.registered.contains(&key);
+        match existing {
+            Some(existing) if !adopted && is_same(existing, &resource) => {
+                planned.change(&key, pb::ChangeKind::Unchanged);
+                continue;
+            }
+            Some(_) => planned.change(&key, pb::ChangeKind::Configured),
+            None => planned.change(&key, pb::ChangeKind::Created),
+        }
+        planned.plan.put.push(resource);
+    }
+    let created = planned.plan.put.iter().filter_map(resource::key);
+    let created = created.filter(|key| !world.stored.resources.contains_key(key)).count();
+    if world.stored.resources.len() + created > RESOURCES_MAX {
+        let message = format!("a mesh has {RESOURCES_MAX} resources at most");
+        planned.problems.push(Problem::error("", message));
+    }
+    planned.validate(world, trust_domain, seen, now);
+    planned
+}
+
+/// Plans to delete these resources.
+pub(crate) fn delete(
+    world: &World,
+    trust_domain: &str,
+    ids: &[pb::ResourceId],
+    now: prost_types::Timestamp,
+) -> Planned {
+    let mut planned = Planned::default();
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        let Some(key) = ResourceKey::from_pb(id) else {
+            let problem = Problem::error("kind", "not a kind").with_value(&*id.kind);
+            let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+            planned.problems.push(problem.with_hint(known.join(", ")));
+            continue;
+        };
+        if !seen.insert(key.clone()) {
+            continue;
+        }
+        if world.live.resources.contains_key(&key) {
+            let problem = Problem::error("", "is alive: it goes when its sidecar does");
+            planned.problems.push(problem.of(&key));
+        } else if world.stored.resources.contains_key(&key) {
+            planned.change(&key, pb::ChangeKind::Deleted);
+            planned.plan.delete.push(key);
+        } else {
+            planned.problems.push(Problem::error("", "does not exist").of(&key));
+        }
+    }
+    planned.validate(world, trust_domain, seen, now);
+    planned
+}
+
+/// The mesh as it would be with the plan carried out.
+fn carried_out(world: &World, plan: &Plan, now: prost_types::Timestamp) -> World {
+    let mut resources: Resources = world.stored.resources.clone();
+    for key in &plan.delete {
+        resources.remove(key);
+    }
+    for resource in &plan.put {
+        let Some(key) = resource::key(resource) else { continue };
+        let mut resource = resource.clone();
+        // Of two that conflict the older one wins.
+        let existing = resources.get(&key).and_then(|it| it.metadata.as_ref());
+        let created = existing.and_then(|metadata| metadata.creation_timestamp);
+        resource.metadata.get_or_insert_default().creation_timestamp = Some(created.unwrap_or(now));
+        resources.insert(key, Arc::new(resource));
+    }
+    World { stored: Arc::new(Shelf::new(resources)), ..world.clone() }
+}
+
+/// Without what only the mesh writes, and with the default namespace.
+fn as_written(mut resource: pb::Resource) -> pb::Resource {
+    resource.status = None;
+    let namespace = resource::key(&resource).map(|key| key.namespace);
+    let metadata = resource.metadata.get_or_insert_default();
+    metadata.resource_version.clear();
+    metadata.creation_timestamp = None;
+    // What a Mesh says about a namespace that it can not have is said by its check.
+    if let Some(namespace) = namespace.filter(|namespace| !namespace.is_empty()) {
+        metadata.namespace = namespace;
+    }
+    resource
+}
+
+/// What only this control plane can say about a resource.
+fn check_against(world: &World, key: &ResourceKey) -> Option<Problem> {
+    world.live.resources.contains_key(key).then(|| {
+        let message = "a live workload has this name; its sidecar says all there is of it";
+        Problem::error("metadata.name", message).with_value(&*key.name).of(key)
+    })
+}
+
+fn is_same(existing: &pb::Resource, written: &pb::Resource) -> bool {
+    let metadata = |resource: &pb::Resource| {
+        let metadata = resource.metadata.clone().unwrap_or_default();
+        let sorted = |map: std::collections::HashMap<String, String>| {
+            map.into_iter().collect::<BTreeMap<_, _>>()
+        };
+        (sorted(metadata.labels), sorted(metadata.annotations))
+    };
+    existing.spec == written.spec && metadata(existing) == metadata(written)
+}
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,0 +1,266 @@
+//! `IdentityService`: from an attested identity to a certificate. Who is attested is decided by the
+//! token or by the certificate of the connection; of the CSR only the public key counts.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    auth::{self, Connection, Principal},
+    error,
+    limit::Limiter,
+    metrics::{Grounds, Metrics},
+    state::{State, Writer, pb_time},
+    store::{Batch, Superseded},
+    tokens,
+};
+use crate::{
+    identity::{Authority, CaError, Issued, JoinToken},
+    resource::pb::{self, identity_service_server::IdentityService},
+    spiffe::{SpiffeId, TrustBundle},
+    task,
+    tls::Peer,
+};
+
+/// How long after an expired certificate was renewed it may be so again, because an answer can get
+/// lost on the way.
+const RENEWED_AGAIN_MAX: Duration = Duration::from_mins(10);
+/// How long after its end a certificate can still be renewed; what was noted of it is kept so long.
+const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
+/// Certificates for one identity at once and per second: many replicas may start together.
+const ISSUES: (f64, f64) = (200.0, 5.0);
+/// Failed joins of one address at once and per second.
+const FAILED_JOINS: (f64, f64) = (20.0, 0.5);
+
+/// What certificates are issued from.
+#[derive(Debug)]
+pub(crate) struct Issuing {
+    pub state: Arc<State>,
+    pub authority: Arc<Authority>,
+    pub metrics: Arc<Metrics>,
+    /// How long a certificate lasts.
+    pub leaf_ttl: Duration,
+    /// The roots to trust now.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Cancelled when the control plane ends.
+    pub ending: CancellationToken,
+}
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Identities {
+    from: Issuing,
+    issues: Arc<Limiter<SpiffeId>>,
+    failed_joins: Limiter<IpAddr>,
+}
+
+impl Identities {
+    pub(crate) fn new(from: Issuing) -> Self {
+        Self {
+            from,
+            issues: Arc::new(Limiter::new(ISSUES.0, ISSUES.1)),
+            failed_joins: Limiter::new(FAILED_JOINS.0, FAILED_JOINS.1),
+        }
+    }
+
+    async fn joined(&self, request: pb::JoinRequest) -> Result<Issued, Status> {
+        let token = JoinToken::parse(&request.token)
+            .map_err(|wrong| error::invalid("token", wrong.to_string()))?;
+        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
+        let issues = Arc::clone(&self.issues);
+        self.from
+            .state
+            .write(move |state, writer| {
+                let now = state.now();
+                let service = tokens::attest(writer, &token, now)?;
+                let id = SpiffeId::of_service(authority.trust_domain(), &service)
+                    .map_err(|_| error::internal("a token for what is no identity"))?;
+                issues.take(id.clone(), Instant::now()).map_err(too_often)?;
+                // A CSR that can not be signed costs no use, and what was signed leaves only after
+                // its use is on disk.
+                let issued = sign(&authority, &request.csr, &id, ttl, now)?;
+                tokens::count(state, writer, &token)?;
+                tracing::info!(%id, token = token.id(), "joined");
+                Ok(issued)
+            })
+            .await
+    }
+
+    async fn renewed(&self, csr: Vec<u8>, peer: Peer, expired: bool) -> Result<Issued, Status> {
+        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
+        self.from
+            .state
+            .write(move |state, writer| {
+                let now = state.now();
+                if expired {
+                    check_latest(writer, &peer, now)?;
+                }
+                let issued = sign(&authority, &csr, &peer.id, ttl, now)?;
+                supersede(state, writer, &peer, now)?;
+                tracing::info!(id = %peer.id, expired, "renewed");
+                Ok(issued)
+            })
+            .await
+    }
+
+    fn answer(&self, issued: Issued, grounds: Grounds) -> Response<pb::SvidResponse> {
+        self.from.metrics.issued(grounds);
+        Response::new(pb::SvidResponse {
+            chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
+            spiffe_id: issued.id.to_string(),
+            not_after: Some(pb_time(issued.not_after)),
+            bundle: Some(bundle_pb(&self.from.bundle.borrow())),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl IdentityService for Identities {
+    type TrustBundleStream = ReceiverStream<Result<pb::TrustBundleResponse, Status>>;
+
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::SvidResponse>, Status> {
+        let from = request.extensions().get::<Connection>().map(|it| it.remote.ip());
+        let from = from.ok_or_else(|| error::internal("a call without its connection"))?;
+        self.failed_joins.check(&from, Instant::now()).map_err(too_often)?;
+        match self.joined(request.into_inner()).await {
+            Ok(issued) => Ok(self.answer(issued, Grounds::Join)),
+            Err(status) => {
+                if matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) {
+                    // Its own limit is checked before the next try.
+                    let _taken = self.failed_joins.take(from, Instant::now());
+                }
+                tracing::warn!(%from, code = ?status.code(), reason = status.message(), "join refused");
+                Err(status)
+            }
+        }
+    }
+
+    async fn renew(
+        &self,
+        request: Request<pb::RenewRequest>,
+    ) -> Result<Response<pb::SvidResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let expired = matches!(principal, Principal::Expired(_));
+        let peer = principal.workload()?.clone();
+        self.issues.take(peer.id.clone(), Instant::now()).map_err(too_often)?;
+        let issued = self.renewed(request.into_inner().csr, peer, expired).await?;
+        Ok(self.answer(issued, Grounds::Renew))
+    }
+
+    async fn trust_bundle(
+        &self,
+        request: Request<pb::TrustBundleRequest>,
+    ) -> Result<Response<Self::TrustBundleStream>, Status> {
+        let principal = auth::principal(&request)?;
+        let ends = auth::not_after(&principal).map_or(Duration::ZERO, |at| {
+            at.duration_since(self.from.state.now()).unwrap_or_default()
+        });
+        let ends = Instant::now() + ends;
+        let (sender, receiver) = mpsc::channel(1);
+        let (mut bundle, ending) = (self.from.bundle.clone(), self.from.ending.clone());
+        let _detached = task::spawn("trust bundle", async move {
+            loop {
+                let now = bundle_pb(&bundle.borrow_and_update());
+                if sender.send(Ok(now)).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    changed = bundle.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                    () = ending.cancelled() => return,
+                    () = sleep_until(ends) => return,
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn bundle_pb(bundle: &TrustBundle) -> pb::TrustBundleResponse {
+    pb::TrustBundleResponse {
+        trust_domain: bundle.trust_domain().to_owned(),
+        roots: bundle.certificates().map(|der| der.to_vec()).collect(),
+    }
+}
+
+fn sign(
+    authority: &Authority,
+    csr: &[u8],
+    id: &SpiffeId,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Issued, Status> {
+    authority.sign(csr, id, ttl, now).map_err(|failed| match failed {
+        CaError::Csr(wrong) => error::invalid("csr", wrong.to_string()),
+        CaError::Expired => {
+            error::refused(Code::FailedPrecondition, "CA_EXPIRED", failed.to_string(), &[])
+        }
+        other => {
+            tracing::error!(error = %error::chain(&other), "can not sign");
+            Status::internal("the certificate could not be made; the control plane's log says more")
+        }
+    })
+}
+
+/// An expired certificate is only good for a renewal when it is the latest one of its line.
+fn check_latest(writer: &Writer, peer: &Peer, now: SystemTime) -> Result<(), Status> {
+    let Some(superseded) = writer.superseded.get(&peer.sha256) else { return Ok(()) };
+    if seconds(now) <= superseded.at + RENEWED_AGAIN_MAX.as_secs() {
+        return Ok(());
+    }
+    Err(error::refused(
+        Code::Unauthenticated,
+        "CERTIFICATE_SUPERSEDED",
+        "the certificate has expired and was renewed before; join again with a token",
+        &[("identity", peer.id.to_string())],
+    ))
+}
+
+/// Notes that the certificate has been renewed, and forgets what could do nothing any more.
+fn supersede(
+    state: &State,
+    writer: &mut Writer,
+    peer: &Peer,
+    now: SystemTime,
+) -> Result<(), Status> {
+    let now = seconds(now);
+    let over = writer.superseded.iter().filter(|(_, entry)| entry.until < now);
+    let forget_superseded: Vec<_> = over.map(|(name, _)| name.clone()).collect();
+    let mut batch = Batch { forget_superseded, ..Default::default() };
+    if !writer.superseded.contains_key(&peer.sha256) {
+        let until = seconds(peer.not_after + RENEW_EXPIRED_MAX);
+        batch.supersede.push((peer.sha256.clone(), Superseded { at: now, until }));
+    }
+    state.write_identities(&batch).map_err(|error| error::store(&error))?;
+    for name in &batch.forget_superseded {
+        writer.superseded.remove(name);
+    }
+    writer.superseded.extend(batch.supersede);
+    Ok(())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn too_often(pause: Duration) -> Status {
+    error::later(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "too many certificates are asked for",
+        pause.max(Duration::from_millis(100)),
+    )
+}

@@ -1,0 +1,147 @@
+//! `Status`: how the mesh is, for people. It is put together when somebody asks, from the newest
+//! world, the connected sidecars and what callers saw in the last minutes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    error,
+    fleet::{Fleet, Traffic},
+    key, refs,
+    state::{State, pb_time},
+    world::World,
+};
+use crate::{
+    resource::{
+        Kind,
+        pb::{self, resource::Spec},
+    },
+    units::ServiceName,
+};
+
+/// Services that callers ask for and the mesh does not have, as far as they are shown.
+const UNKNOWN_MAX: usize = 100;
+
+/// What does not change while the control plane runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    /// When it started.
+    pub started_at: SystemTime,
+    /// When its root, or a CA certificate below it, ends.
+    pub root_expires_at: SystemTime,
+}
+
+/// Reads the service that is asked for; `None` for all.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it is no name.
+pub(crate) fn only(service: &str) -> Result<Option<ServiceName>, Status> {
+    if service.is_empty() {
+        return Ok(None);
+    }
+    let name = ServiceName::parse(service, refs::or_default(""));
+    name.map(Some).map_err(|wrong| error::invalid("service", wrong.to_string()))
+}
+
+/// The answer.
+pub(crate) fn of(
+    state: &State,
+    fleet: &Fleet,
+    facts: Facts,
+    only: Option<ServiceName>,
+    now: Instant,
+) -> pb::StatusResponse {
+    let (world, newest) = (state.world(), state.newest());
+    let asked = |service: &ServiceName| only.as_ref().is_none_or(|only| only == service);
+    let traffic = fleet.traffic(now);
+    let mut services = services(&world, &traffic);
+    services.retain(|service, _| asked(service));
+    let mut sidecars = fleet.statuses(world.revision);
+    sidecars.retain(|it| asked(&ServiceName::new(&it.service, &it.namespace)));
+    pb::StatusResponse {
+        revision: world.revision,
+        changed_at: newest.changed_at,
+        changed_by: newest.changed_by.clone(),
+        change_message: newest.message.clone(),
+        services: services.into_values().collect(),
+        sidecars,
+        started_at: Some(pb_time(facts.started_at)),
+        root_expires_at: Some(pb_time(facts.root_expires_at)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tracing_ui: tracing_ui(&world),
+        refusals: refusals(fleet, asked),
+    }
+}
+
+/// Every service of the mesh, and those that callers ask for in vain.
+fn services(world: &World, traffic: &Traffic) -> BTreeMap<ServiceName, pb::ServiceStatus> {
+    let known: BTreeSet<ServiceName> = world
+        .stored
+        .resources
+        .keys()
+        .filter(|at| key::is(at, Kind::Service))
+        .map(|at| ServiceName::new(&at.name, &at.namespace))
+        .collect();
+    let unknown = traffic
+        .by_destination
+        .keys()
+        .filter_map(|destination| {
+            let (name, namespace) = destination.split_once('.')?;
+            Some(ServiceName::new(name, namespace))
+        })
+        .filter(|service| !known.contains(service))
+        .take(UNKNOWN_MAX)
+        .collect::<Vec<_>>();
+    let all = known.iter().cloned().chain(unknown);
+    all.map(|service| (service.clone(), service_status(world, traffic, &service))).collect()
+}
+
+fn service_status(world: &World, traffic: &Traffic, service: &ServiceName) -> pb::ServiceStatus {
+    let workloads = world.workloads(service);
+    let ready = workloads.iter().filter(|at| {
+        let spec = world.get(at).and_then(|workload| workload.spec.as_ref());
+        matches!(spec, Some(Spec::Workload(workload)) if workload.ready != Some(false))
+    });
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let destination = service.to_string();
+    let by_source = traffic.by_destination.get(&destination);
+    pb::ServiceStatus {
+        name: service.name.clone(),
+        namespace: service.namespace.clone(),
+        ready: count(ready.count()),
+        total: count(workloads.len()),
+        traffic: by_source
+            .into_iter()
+            .flatten()
+            .map(|(source, counters)| counters.to_pb(source, &destination))
+            .collect(),
+        window_seconds: traffic.reach.as_secs_f64(),
+    }
+}
+
+fn tracing_ui(world: &World) -> String {
+    match world.get(&key::of_mesh()).and_then(|mesh| mesh.spec.as_ref()) {
+        Some(Spec::Mesh(mesh)) => mesh.tracing.as_ref().map(|it| it.ui.clone()).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+fn refusals(fleet: &Fleet, asked: impl Fn(&ServiceName) -> bool) -> Vec<pb::Refusal> {
+    let mut refusals = Vec::new();
+    for session in fleet.sessions().iter().filter(|session| asked(&session.service)) {
+        let progress = session.progress();
+        refusals.extend(progress.ledger.entries().filter_map(|(at, entry)| {
+            Some(pb::Refusal {
+                resource: Some(at.to_pb()),
+                workload: session.key.name.clone(),
+                problems: entry.refused.clone()?,
+            })
+        }));
+    }
+    refusals
+}

@@ -1,0 +1,116 @@
+//! `Watch`: what matches now, then every change. Like the sidecars' stream it is level-triggered:
+//! nothing queues up for a slow reader, who then sees the newest state and not each step to it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use super::{
+    conditions::with_status, error, filter::Filter, fleet::Fleet, key, state::State, world::World,
+};
+use crate::resource::{
+    ResourceKey,
+    pb::{self, watch_response::Event},
+};
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    state: Arc<State>,
+    fleet: Arc<Fleet>,
+    filter: Filter,
+    sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
+    /// Versions as they were sent.
+    sent: BTreeMap<ResourceKey, String>,
+}
+
+/// The reader is gone.
+struct Gone;
+
+impl Watch {
+    /// A stream of what the filter takes.
+    pub(crate) fn new(
+        state: &Arc<State>,
+        fleet: &Arc<Fleet>,
+        filter: Filter,
+        sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
+    ) -> Self {
+        let (state, fleet) = (Arc::clone(state), Arc::clone(fleet));
+        Self { state, fleet, filter, sender, sent: BTreeMap::new() }
+    }
+
+    /// Tells changes until the reader is gone, `ends` is reached or `ending` is cancelled.
+    pub(crate) async fn run(mut self, ends: Instant, ending: CancellationToken) {
+        let last = self.sender.clone();
+        let why = tokio::select! {
+            Gone = self.tell_all() => return,
+            () = ending.cancelled() => Status::unavailable("the control plane is ending"),
+            () = sleep_until(ends) => error::refused(
+                Code::Unauthenticated,
+                "CERTIFICATE_EXPIRED",
+                "the certificate of this stream has expired",
+                &[],
+            ),
+        };
+        // A reader too slow for it sees the stream end without a reason.
+        let _told = last.try_send(Err(why));
+    }
+
+    async fn tell_all(&mut self) -> Gone {
+        let mut worlds = self.state.subscribe();
+        let mut synced = false;
+        loop {
+            worlds.mark_unchanged();
+            let world = self.state.world();
+            if let Err(gone) = self.tell(&world).await {
+                return gone;
+            }
+            if !synced {
+                synced = true;
+                if let Err(gone) = self.send(&world, Event::Synced(true)).await {
+                    return gone;
+                }
+            }
+            tokio::select! {
+                changed = worlds.changed() => if changed.is_err() { return Gone },
+                () = self.sender.closed() => return Gone,
+            }
+        }
+    }
+
+    /// Tells what differs from what was told before.
+    async fn tell(&mut self, world: &World) -> Result<(), Gone> {
+        let new: Vec<_> = world
+            .all()
+            .filter(|(key, resource)| self.filter.takes(key, resource))
+            .filter(|(at, resource)| {
+                self.sent.get(*at).is_none_or(|sent| sent != key::version(resource))
+            })
+            .map(|(key, resource)| (key.clone(), Arc::clone(resource)))
+            .collect();
+        let is_gone = |at: &ResourceKey| {
+            world.get(at).is_none_or(|resource| !self.filter.takes(at, resource))
+        };
+        let removed: Vec<_> = self.sent.keys().filter(|at| is_gone(at)).cloned().collect();
+        for (at, resource) in new {
+            let event = Event::Changed(with_status(world, &self.fleet, &at, &resource));
+            self.send(world, event).await?;
+            self.sent.insert(at, key::version(&resource).to_owned());
+        }
+        for at in removed {
+            self.send(world, Event::Removed(at.to_pb())).await?;
+            self.sent.remove(&at);
+        }
+        Ok(())
+    }
+
+    async fn send(&self, world: &World, event: Event) -> Result<(), Gone> {
+        let message = pb::WatchResponse { revision: world.revision, event: Some(event) };
+        self.sender.send(Ok(message)).await.map_err(|_| Gone)
+    }
+}
