@@ -4,12 +4,21 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage; `run` has those of the shell. Errors go
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
+mod apply;
 mod context;
+mod delete;
+mod describe;
 mod environment;
+mod get;
+mod manifest;
 mod output;
 mod remote;
+mod report;
+mod select;
+mod settle;
 mod shop;
 mod status;
+mod token;
 mod words;
 
 use std::process::ExitCode;
@@ -36,15 +45,26 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write resources: all of them, or none
+    Apply(apply::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Delete resources: all of them, or none
+    Delete(delete::Args),
+    /// Show a resource with all that the mesh says of it
+    Describe(describe::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
+    /// Make, list and revoke the tokens with which sidecars join
+    Token(token::Args),
     /// Print the program's version
     Version(VersionArgs),
 }
@@ -81,10 +101,15 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Self::Apply(args) => wait(apply::run(args)),
             Self::Context(args) => context::run(args),
+            Self::Delete(args) => wait(delete::run(args)),
+            Self::Describe(args) => wait(describe::run(args)),
             Self::Env(args) => environment::run(&args),
+            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Status(args) => wait(status::run(args)),
+            Self::Token(args) => wait(token::run(args)),
             Self::Version(args) => version(&args),
         }
     }

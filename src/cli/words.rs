@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 
+use crate::units;
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -29,6 +31,11 @@ pub(super) fn latency(milliseconds: f64) -> String {
         ms if ms < 1000.0 => format!("{ms:.0}ms"),
         ms => format!("{:.1}s", ms / 1000.0),
     }
+}
+
+/// A duration of the command line: `30s`, `1h30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    units::duration::parse(text).map_err(|error| format!("{}; {}", error.message, error.expected))
 }
 
 /// `1 problem`, `2 problems`
