@@ -8,6 +8,7 @@ pub mod child;
 pub mod client;
 pub mod context;
 pub mod dev;
+pub mod discovery;
 pub mod environment;
 pub mod joining;
 pub mod signals;
