@@ -92,7 +92,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         if !args.once {
             screen.line("");
-            where_to_look(&screen, &shop, &place, args.otlp.as_deref());
+            where_to_look(&screen, &shop, &place, args.otlp.as_deref()).await;
             tokio::select! {
                 never = go_on(&shop) => match never {},
                 _ = wishes.next() => {}
@@ -142,24 +142,25 @@ async fn check(
 async fn go_on(shop: &Shop) -> std::convert::Infallible {
     let mut ticks = time::interval(ORDER_EVERY);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut door = shop.door().ok().map(Connection::new);
     loop {
-        ticks.tick().await;
-        match &mut door {
-            Some(connection) => drop(load::place(connection).await),
-            None => door = shop.door().ok().map(Connection::new),
+        let Ok(door) = shop.door().await else { continue };
+        let mut door = Connection::new(door);
+        while load::place(&mut door).await.result.is_ok() {
+            ticks.tick().await;
         }
+        // The door may have moved.
+        ticks.tick().await;
     }
 }
 
 /// What to try while it goes on.
-fn where_to_look(screen: &Screen, shop: &Shop, place: &Place, otlp: Option<&str>) {
+async fn where_to_look(screen: &Screen, shop: &Shop, place: &Place, otlp: Option<&str>) {
     let mut rows = Vec::new();
-    if let Ok(door) = shop.door() {
+    if let Ok(door) = shop.door().await {
         let body = r#"{"item": "paddle", "quantity": 2}"#;
         rows.push(("an order", format!("curl -d '{body}' http://{door}/orders")));
     }
-    if let Ok(orders) = shop.first("orders") {
+    if let Ok(orders) = shop.first("orders").await {
         rows.push((
             "metrics",
             format!("curl http://{}/metrics   ({})", orders.metrics, orders.name),

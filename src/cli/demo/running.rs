@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// The longest that the harm of a claim may last after it: an ejection and some time to be seen.
 const HEAL_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a service may take to lay its card.
+const CARDS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Everything that runs.
 pub(super) struct Shop {
     /// The supervisor.
@@ -67,10 +70,15 @@ struct Card {
 }
 
 impl Shop {
-    /// All instances, in the order of `dev.yaml`.
-    pub(super) fn members(&self) -> anyhow::Result<Vec<Member>> {
-        let cards = read_cards(&self.cards)?;
-        self.mesh.instances().iter().map(|instance| member(instance, &cards)).collect()
+    /// All instances, in the order of `dev.yaml`. A service that has just been started may need a
+    /// moment to lay its card.
+    pub(super) async fn members(&self) -> anyhow::Result<Vec<Member>> {
+        until(CARDS_WITHIN, "every instance and its card", async || {
+            let cards = read_cards(&self.cards).map_err(|error| format!("{error:#}"))?;
+            let members = self.mesh.instances().iter().map(|instance| member(instance, &cards));
+            members.collect::<anyhow::Result<_>>().map_err(|error| format!("{error:#}"))
+        })
+        .await
     }
 
     /// `5 services, 8 instances, 8 sidecars`
@@ -82,16 +90,16 @@ impl Shop {
     }
 
     /// The instances of one service.
-    pub(super) fn members_of(&self, service: &str) -> anyhow::Result<Vec<Member>> {
-        let mut members = self.members()?;
+    pub(super) async fn members_of(&self, service: &str) -> anyhow::Result<Vec<Member>> {
+        let mut members = self.members().await?;
         members.retain(|member| member.service == service);
         anyhow::ensure!(!members.is_empty(), "the shop has no {service}");
         Ok(members)
     }
 
     /// The first instance of a service.
-    pub(super) fn first(&self, service: &str) -> anyhow::Result<Member> {
-        self.members_of(service)?.into_iter().next().context("no instance")
+    pub(super) async fn first(&self, service: &str) -> anyhow::Result<Member> {
+        self.members_of(service).await?.into_iter().next().context("no instance")
     }
 
     /// The instance of that name.
@@ -100,8 +108,8 @@ impl Shop {
     }
 
     /// Where orders are placed: the door's sidecar.
-    pub(super) fn door(&self) -> anyhow::Result<SocketAddr> {
-        Ok(self.first("front")?.inbound)
+    pub(super) async fn door(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.first("front").await?.inbound)
     }
 
     /// What the control plane says.
@@ -115,7 +123,7 @@ impl Shop {
 
     /// Turns the fault switches of a service's instances.
     pub(super) async fn turn(&self, service: &str, fault: Fault) -> anyhow::Result<()> {
-        for member in self.members_of(service)? {
+        for member in self.members_of(service).await? {
             member.turn(fault).await?;
         }
         Ok(())
@@ -124,12 +132,12 @@ impl Shop {
     /// Waits until nothing is left of what claims do to the shop: every fault is off, every
     /// instance runs, is registered and connected, and no caller avoids one.
     pub(super) async fn heal(&self) -> anyhow::Result<()> {
-        for member in self.members()? {
+        for member in self.members().await? {
             member.turn(Fault::None).await?;
         }
-        let mut door = Connection::new(self.door()?);
+        let mut door = Connection::new(self.door().await?);
         let mut callers = Vec::new();
-        for orders in self.members_of("orders")? {
+        for orders in self.members_of("orders").await? {
             callers.push((orders.calls("catalog")?, orders.calls("inventory")?));
         }
         until(HEAL_WITHIN, "the shop is healthy again", async || {
@@ -148,7 +156,7 @@ impl Shop {
 
     /// What is not as it should be; `None`: all is well.
     async fn sickness(&self) -> anyhow::Result<Option<String>> {
-        for member in self.members()? {
+        for member in self.members().await? {
             let page = member.scrape().await?;
             if metrics::sum(&page, "outrigger_control_connected", &[]) < 1.0 {
                 return Ok(Some(format!("{} has no control plane", member.name)));

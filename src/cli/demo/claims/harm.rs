@@ -31,8 +31,8 @@ const CALLS_MAX: usize = 400;
 
 /// An instance that fails is left alone after five failures, and the other one serves.
 pub(super) async fn failure(shop: &Shop) -> anyhow::Result<String> {
-    let caller = shop.first("orders")?;
-    let failing = shop.first("inventory")?;
+    let caller = shop.first("orders").await?;
+    let failing = shop.first("inventory").await?;
     let inventory = caller.calls("inventory")?;
     let ejections = || async {
         let page = caller.scrape().await?;
@@ -94,7 +94,7 @@ const PAYMENTS_SLACK: Duration = Duration::from_millis(25);
 
 /// A catalog that hangs holds its bulkhead's places and no more; payments stay quick.
 pub(super) async fn bulkhead(shop: &Shop) -> anyhow::Result<String> {
-    let caller = shop.first("orders")?;
+    let caller = shop.first("orders").await?;
     let payments = caller.calls("payments")?;
     let quiet = charge(&payments).await?;
     let catalog: Vec<Calls> =
@@ -184,7 +184,7 @@ const KILL_OVER: Duration = Duration::from_millis(1500);
 
 /// An instance that is killed without warning costs the orders that it had a hand in, and no other.
 pub(super) async fn kill(shop: &Shop) -> anyhow::Result<String> {
-    let victim = shop.first("inventory")?;
+    let victim = shop.first("inventory").await?;
     let victim = shop.instance(&victim.name)?;
     let begun = AtomicUsize::new(0);
     let load = Load { over: Some(KILL_OVER), ..Load::of(KILL_ORDERS) };
@@ -198,7 +198,7 @@ pub(super) async fn kill(shop: &Shop) -> anyhow::Result<String> {
         victim.kill().await;
         anyhow::Ok((from, Instant::now()))
     };
-    let (orders, killed) = tokio::join!(load.place(shop.door()?, &begun), killing);
+    let (orders, killed) = tokio::join!(load.place(shop.door().await?, &begun), killing);
     let (from, until) = killed?;
     victim.start_again().await.map_err(|why| unlike("inventory again", why))?;
 

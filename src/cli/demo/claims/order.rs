@@ -28,7 +28,7 @@ const CALLS: [&str; 4] =
 
 /// Every sidecar has the SVID of its service, and the control plane knows it as ready and in step.
 pub(super) async fn identity(shop: &Shop) -> anyhow::Result<String> {
-    let members = shop.members()?;
+    let members = shop.members().await?;
     until(IN_STEP_WITHIN, "every sidecar is ready and in step", async || {
         let status = shop.status().await.map_err(|error| format!("{error:#}"))?;
         let in_step = |sidecar: &&crate::resource::pb::SidecarStatus| {
@@ -80,7 +80,7 @@ fn identities(page: &serde_json::Value) -> Vec<&str> {
 
 /// An order placed at the door is answered with its number and price.
 pub(super) async fn order(shop: &mut Shop) -> anyhow::Result<String> {
-    let mut door = Connection::new(shop.door()?);
+    let mut door = Connection::new(shop.door().await?);
     // The first ones make connections; what is shown is an order as any other.
     until(FIRST_ORDER_WITHIN, "an order", async || load::place(&mut door).await.result.map(drop))
         .await?;

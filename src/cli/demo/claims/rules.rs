@@ -19,8 +19,8 @@ const LOGGED_WITHIN: Duration = Duration::from_secs(3);
 
 /// The catalog may not charge anybody, and the log says which policy refused it.
 pub(super) async fn denied(shop: &Shop) -> anyhow::Result<String> {
-    let caller = shop.first("catalog")?;
-    let refuser = shop.first("payments")?;
+    let caller = shop.first("catalog").await?;
+    let refuser = shop.first("payments").await?;
     let context =
         SpanContext { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), sampled: true };
     let mut request = Request::new(());
@@ -75,7 +75,7 @@ pub(super) async fn no_control(shop: &Shop) -> anyhow::Result<String> {
     control_plane.start_again().await.map_err(|why| unlike("the control plane again", why))?;
     outcome?;
     until(BACK_WITHIN, "every sidecar connected again", async || {
-        for member in shop.members().map_err(|error| format!("{error:#}"))? {
+        for member in shop.members().await.map_err(|error| format!("{error:#}"))? {
             let page = member.scrape().await.map_err(|error| format!("{error:#}"))?;
             if metrics::sum(&page, "outrigger_control_connected", &[]) < 1.0 {
                 return Err(format!("{} is not", member.name));
@@ -92,12 +92,12 @@ pub(super) async fn no_control(shop: &Shop) -> anyhow::Result<String> {
 
 async fn without_control(shop: &Shop) -> anyhow::Result<()> {
     let load = Load { over: Some(STOPPED), ..Load::of(ORDERS) };
-    let orders = load.place(shop.door()?, &AtomicUsize::new(0)).await;
+    let orders = load.place(shop.door().await?, &AtomicUsize::new(0)).await;
     if let Some(failure) = load::first_failure(&orders) {
         return Err(unlike(format!("{ORDERS} orders without a control plane"), failure));
     }
     // The last of them takes one order of ten; all its own calls go to others.
-    let orders = shop.members_of("orders")?;
+    let orders = shop.members_of("orders").await?;
     let name = orders.last().map(|member| member.name.clone()).unwrap_or_default();
     let instance = shop.instance(&name)?;
     instance.stop().await;
@@ -106,7 +106,7 @@ async fn without_control(shop: &Shop) -> anyhow::Result<()> {
         .await
         .map_err(|why| unlike(format!("{name} again, from its disk"), why))?;
 
-    let orders = shop.members_of("orders")?;
+    let orders = shop.members_of("orders").await?;
     let Some(again) = orders.into_iter().find(|member| member.name == name) else {
         return Err(unlike(format!("{name} again"), "nothing"));
     };

@@ -26,7 +26,7 @@ const BUDGET: f64 = 0.2;
 /// Nine of ten orders go to the old version and one to the new one.
 pub(super) async fn canary(shop: &Shop) -> anyhow::Result<String> {
     let load = Load::of(usize::try_from(CANARY_ORDERS)?);
-    let orders = load.place(shop.door()?, &AtomicUsize::new(0)).await;
+    let orders = load.place(shop.door().await?, &AtomicUsize::new(0)).await;
     if let Some(failure) = load::first_failure(&orders) {
         return Err(unlike(format!("{CANARY_ORDERS} orders"), failure));
     }
@@ -59,7 +59,7 @@ pub(super) async fn retry(shop: &Shop) -> anyhow::Result<String> {
     // One after the other: the instances count calls, so that side by side one order could meet a
     // failure three times.
     let load = Load { at_once: 1, ..Load::of(RETRY_ORDERS) };
-    let orders = load.place(shop.door()?, &AtomicUsize::new(0)).await;
+    let orders = load.place(shop.door().await?, &AtomicUsize::new(0)).await;
     shop.turn("catalog", Fault::None).await?;
     let after = count(shop).await?;
 
@@ -88,7 +88,7 @@ pub(super) async fn retry(shop: &Shop) -> anyhow::Result<String> {
 
 async fn count(shop: &Shop) -> anyhow::Result<Counted> {
     let mut counted = Counted { calls: 0.0, attempts: 0.0, exhausted: 0.0 };
-    for orders in shop.members_of("orders")? {
+    for orders in shop.members_of("orders").await? {
         let page = orders.scrape().await?;
         let of = |family, more: &[(&str, &str)]| {
             metrics::sum(&page, family, &[&[("destination", "catalog.shop")], more].concat())
