@@ -7,8 +7,10 @@ pub mod bootstrap;
 pub mod child;
 pub mod client;
 pub mod context;
+#[allow(dead_code, reason = "the commands that use it come next")]
 pub mod dev;
 pub mod discovery;
 pub mod environment;
 pub mod joining;
+pub mod ports;
 pub mod signals;

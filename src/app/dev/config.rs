@@ -8,6 +8,8 @@ use crate::units::{ServiceName, name::check_label};
 
 /// More instances of one service are a mistake in a file for one machine.
 const REPLICAS_MAX: u32 = 50;
+/// The port of a service whose application gets a free one and that nobody names one for.
+const PORT_DEFAULT: u16 = 80;
 
 /// A `dev.yaml`, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -40,7 +42,8 @@ pub struct Service {
     pub app: Words,
     /// The application and its arguments; `outrigger` is this very program.
     pub command: Vec<String>,
-    /// Further environment variables.
+    /// Further environment variables, for the application and its sidecar: `OUTRIGGER_LOG: debug`
+    /// is the latter's.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// As for `run --upstream`.
@@ -109,14 +112,16 @@ impl Config {
         let wrong = |message: String| ConfigError { file: file.to_owned(), message };
         let config: Self =
             serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
-        let mut seen = Vec::new();
+        let mut seen: Vec<(ServiceName, &BTreeMap<String, String>)> = Vec::new();
         for service in &config.services {
             let name = service.full_name();
             let wrong = |what: &dyn fmt::Display| wrong(format!("service {name}: {what}"));
             check_label(&service.name).map_err(|error| wrong(&error))?;
             check_label(&service.namespace).map_err(|error| wrong(&error))?;
-            if seen.contains(&name) {
-                return Err(wrong(&"stands twice; replicas says how many run"));
+            if seen.contains(&(name.clone(), &service.labels)) {
+                return Err(wrong(
+                    &"stands twice with the same labels; replicas says how many run",
+                ));
             }
             if service.replicas > REPLICAS_MAX {
                 return Err(wrong(&format_args!("replicas: {REPLICAS_MAX} at most")));
@@ -131,14 +136,22 @@ impl Config {
                     service.replicas
                 )));
             }
-            seen.push(name);
+            seen.push((name, &service.labels));
         }
         Ok(config)
     }
 
-    /// The port by which callers know a service whose application gets a free one: what some
-    /// service names in its `upstreams`.
-    pub(super) fn port_by_callers(&self, service: &ServiceName) -> Option<u16> {
+    /// One `app` as a flag of `run`. A free port without a number for callers gets the one that
+    /// some service names in its `upstreams`, else 80: callers who name no port mean that one.
+    pub(super) fn app(&self, service: &Service, app: &str) -> String {
+        if app.contains('=') || !app.ends_with(":0") {
+            return app.to_owned();
+        }
+        let port = self.port_by_callers(&service.full_name()).unwrap_or(PORT_DEFAULT);
+        format!("{port}={app}")
+    }
+
+    fn port_by_callers(&self, service: &ServiceName) -> Option<u16> {
         self.services.iter().find_map(|caller| {
             caller.upstreams.iter().find_map(|upstream| {
                 let target = upstream.split('=').next().unwrap_or_default();
@@ -188,6 +201,9 @@ services: [{name: orders, namespace: shop, replicas: 2, labels: {version: v1}, a
         assert_eq!(config.services[0].app.0, [":0"]);
         let called = |name: &str| config.port_by_callers(&ServiceName::new(name, "shop"));
         assert_eq!((called("catalog"), called("orders")), (Some(9090), None));
+        for (app, flag) in [(":0", "80=:0"), ("grpc=:0", "grpc=:0"), (":9090", ":9090")] {
+            assert_eq!(config.app(&config.services[0], app), flag);
+        }
     }
 
     #[test]

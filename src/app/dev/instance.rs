@@ -1,8 +1,12 @@
 //! One supervised child through all its lives: started, ready, ended, started again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
     time,
@@ -11,9 +15,10 @@ use tokio::{
 use super::{
     config::Restart,
     output::Voice,
+    pass::Pass,
     process::{Process, ProcessError, Spec},
 };
-use crate::task::Tasks;
+use crate::{app::announce::Addresses, task::Tasks, units::ServiceName};
 
 /// From start to the ready line; a slow machine under load needs some of it.
 const READY_MAX: Duration = Duration::from_secs(30);
@@ -25,29 +30,77 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// After so long a life the next restart is quick again.
 const STEADY: Duration = Duration::from_secs(30);
 
+/// A child that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// Its process id; for `run` that of the sidecar.
+    pub process: u32,
+    /// The addresses really bound, and the application's process id.
+    pub addresses: Addresses,
+}
+
+impl Serving {
+    /// Where other sidecars come in, and whom a permissive port lets in without one.
+    pub fn inbound(&self) -> Option<SocketAddr> {
+        parse(self.addresses.inbound.as_ref())
+    }
+
+    /// Where its application goes out.
+    pub fn outbound(&self) -> Option<SocketAddr> {
+        parse(self.addresses.outbound.as_ref())
+    }
+
+    /// Its admin listener.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        parse(self.addresses.admin.as_ref())
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        parse(self.addresses.metrics.as_ref())
+    }
+}
+
+fn parse(address: Option<&String>) -> Option<SocketAddr> {
+    address?.parse().ok()
+}
+
 /// How a child is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Started and not yet ready, or about to be started again.
-    Starting,
-    /// All its listeners serve; the addresses really bound.
-    Ready(Arc<Value>),
+    /// Started and not yet ready, or about to be started again; why its last life ended, if it had
+    /// one.
+    Starting(Option<String>),
+    /// All its listeners serve.
+    Ready(Arc<Serving>),
     /// It stays down until it is started again; why, for people.
     Down(String),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Start,
     Stop,
     Kill,
 }
 
-/// A child that is looked after. Dropping it kills the child.
+/// What an instance is, beside how to start it.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    /// `None` for the control plane.
+    pub(super) service: Option<ServiceName>,
+    /// What it keeps between its lives.
+    pub(super) data: PathBuf,
+    /// What it and its application said.
+    pub(super) log: Option<PathBuf>,
+}
+
+/// A child that is looked after: a sidecar with its application, or the control plane. Dropping it
+/// kills all of the child's processes.
 #[derive(Debug)]
 pub struct Instance {
     name: String,
-    service: String,
+    about: About,
     orders: mpsc::Sender<Order>,
     state: watch::Receiver<State>,
     /// Ends with this value, and the child with it.
@@ -55,15 +108,21 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts it.
-    pub(super) fn start(spec: Spec, service: String, restart: Restart, voice: Arc<Voice>) -> Self {
+    /// Starts it. `pass` is asked for before each life.
+    pub(super) fn start(
+        spec: Spec,
+        about: About,
+        restart: Restart,
+        pass: Option<Pass>,
+        voice: Arc<Voice>,
+    ) -> Self {
         let (orders, taken) = mpsc::channel(4);
-        let (says, state) = watch::channel(State::Starting);
+        let (says, state) = watch::channel(State::Starting(None));
         let name = spec.name.clone();
         let mut task = Tasks::new();
-        let lives = Lives { spec, restart, voice, orders: taken, state: says };
+        let lives = Lives { spec, restart, pass, voice, orders: taken, state: says };
         task.spawn("instance", lives.look_after());
-        Self { name, service, orders, state, _task: task }
+        Self { name, about, orders, state, _task: task }
     }
 
     /// `orders-1`
@@ -71,9 +130,19 @@ impl Instance {
         &self.name
     }
 
-    /// `orders.shop`; empty for the control plane.
-    pub fn service(&self) -> &str {
-        &self.service
+    /// `orders.shop`; `None` for the control plane.
+    pub fn service(&self) -> Option<&ServiceName> {
+        self.about.service.as_ref()
+    }
+
+    /// The directory that holds its certificate and its last good configuration, or the store.
+    pub fn data(&self) -> &Path {
+        &self.about.data
+    }
+
+    /// The file with what it and its application said, if there is one.
+    pub fn log(&self) -> Option<&Path> {
+        self.about.log.as_deref()
     }
 
     /// How it is now.
@@ -81,25 +150,26 @@ impl Instance {
         self.state.borrow().clone()
     }
 
-    /// Its addresses, while it is ready.
-    pub fn addresses(&self) -> Option<Arc<Value>> {
+    /// Its processes and addresses, while it is ready.
+    pub fn serving(&self) -> Option<Arc<Serving>> {
         match &*self.state.borrow() {
-            State::Ready(addresses) => Some(Arc::clone(addresses)),
-            State::Starting | State::Down(_) => None,
+            State::Ready(serving) => Some(Arc::clone(serving)),
+            State::Starting(_) | State::Down(_) => None,
         }
     }
 
-    /// Waits until it is ready.
+    /// Waits until it is ready. One that fails and is started again each time never is; give it a
+    /// bound.
     ///
     /// # Errors
     /// Why it is down instead.
-    pub async fn ready(&self) -> Result<Arc<Value>, String> {
+    pub async fn ready(&self) -> Result<Arc<Serving>, String> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| *state != State::Starting).await;
+        let settled = state.wait_for(|state| !matches!(state, State::Starting(_))).await;
         match settled.as_deref() {
-            Ok(State::Ready(addresses)) => Ok(Arc::clone(addresses)),
+            Ok(State::Ready(serving)) => Ok(Arc::clone(serving)),
             Ok(State::Down(why)) => Err(why.clone()),
-            Ok(State::Starting) | Err(_) => Err(format!("{} is not looked after", self.name)),
+            Ok(State::Starting(_)) | Err(_) => Err("nobody looks after it".to_owned()),
         }
     }
 
@@ -109,29 +179,30 @@ impl Instance {
         let _gone = state.wait_for(|state| matches!(state, State::Down(_))).await;
     }
 
-    /// Ends it in order; it stays down.
+    /// Ends it in order (SIGTERM: it drains, then its application ends); it stays down. Cancelling
+    /// this leaves it ending.
     pub async fn stop(&self) {
         self.order(Order::Stop).await;
         self.down().await;
     }
 
-    /// Kills it and all it started (SIGKILL); it stays down.
+    /// Kills it and all it started (SIGKILL); it stays down, whatever its restart policy.
     pub async fn kill(&self) {
         self.order(Order::Kill).await;
         self.down().await;
     }
 
-    /// Starts it again and waits until it is ready.
+    /// Starts it again, with the data it had, and waits until it is ready.
     ///
     /// # Errors
     /// Why it is down instead.
-    pub async fn start_again(&self) -> Result<Arc<Value>, String> {
+    pub async fn start_again(&self) -> Result<Arc<Serving>, String> {
         self.order(Order::Start).await;
-        // Down until the order is taken; so wait for what follows.
+        // Down until the order is taken; so wait for what follows. What the wait returns is a lock,
+        // which must not be held on.
         let mut state = self.state.clone();
-        let _gone =
-            time::timeout(READY_MAX, state.wait_for(|state| !matches!(state, State::Down(_))))
-                .await;
+        let taken = state.wait_for(|state| !matches!(state, State::Down(_)));
+        drop(time::timeout(READY_MAX, taken).await);
         self.ready().await
     }
 
@@ -144,6 +215,7 @@ impl Instance {
 struct Lives {
     spec: Spec,
     restart: Restart,
+    pass: Option<Pass>,
     voice: Arc<Voice>,
     orders: mpsc::Receiver<Order>,
     state: watch::Sender<State>,
@@ -162,11 +234,7 @@ impl Lives {
         let mut pause = PAUSE_FIRST;
         loop {
             let born = time::Instant::now();
-            let end = match self.live().await {
-                Ok(end) => end,
-                Err(error) => End::Itself(error.to_string(), true),
-            };
-            let why = match end {
+            let why = match self.live().await {
                 End::Ordered(why) => why.to_owned(),
                 End::Itself(why, failed) => {
                     self.voice.say(format!("outrigger: {why}").as_bytes());
@@ -178,7 +246,7 @@ impl Lives {
                     if born.elapsed() >= STEADY {
                         pause = PAUSE_FIRST;
                     }
-                    if again && self.rest(pause).await {
+                    if again && self.rest(pause, &why).await {
                         pause = (pause * 2).min(PAUSE_MAX);
                         continue;
                     }
@@ -194,47 +262,73 @@ impl Lives {
                 }
             }
             pause = PAUSE_FIRST;
-            self.state.send_replace(State::Starting);
+            self.state.send_replace(State::Starting(None));
         }
     }
 
     /// Waits before a restart; `false` when it is not to be.
-    async fn rest(&mut self, pause: Duration) -> bool {
-        self.state.send_replace(State::Starting);
+    async fn rest(&mut self, pause: Duration, why: &str) -> bool {
+        self.state.send_replace(State::Starting(Some(why.to_owned())));
         let end = time::Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        loop {
-            tokio::select! {
-                () = time::sleep_until(end) => return true,
-                order = self.orders.recv() => match order {
-                    Some(Order::Start) => return true,
-                    Some(Order::Stop | Order::Kill) | None => return false,
-                },
-            }
+        tokio::select! {
+            () = time::sleep_until(end) => true,
+            order = self.orders.recv() => order == Some(Order::Start),
         }
     }
 
     /// One life, from start to end.
-    async fn live(&mut self) -> Result<End, ProcessError> {
-        let mut process = Process::start(&self.spec, &self.voice)?;
+    async fn live(&mut self) -> End {
+        if let Some(pass) = &self.pass
+            && let Err(error) = pass.make().await
+        {
+            // One that has a certificate from an earlier life needs none.
+            self.voice.say(format!("outrigger: no join token: {error}").as_bytes());
+        }
+        let failed = |error: ProcessError| End::Itself(error.to_string(), true);
+        let mut process = match Process::start(&self.spec, &self.voice) {
+            Ok(process) => process,
+            Err(error) => return failed(error),
+        };
+        let id = process.id();
         let addresses = tokio::select! {
             ready = process.ready(READY_MAX) => ready,
-            order = next_end(&mut self.orders) => return Ok(end(&mut process, order).await),
+            order = next_end(&mut self.orders) => return self.end(process, order).await,
         };
-        let addresses = match addresses {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                process.kill();
-                return Err(error);
+        match (addresses, id) {
+            (Ok(addresses), Some(process)) => {
+                let serving = Arc::new(Serving { process, addresses });
+                self.state.send_replace(State::Ready(serving));
             }
-        };
-        self.state.send_replace(State::Ready(Arc::new(addresses)));
+            (Err(error), _) => return failed(error),
+            (Ok(_), None) => return End::Itself("ended at once".to_owned(), true),
+        }
         tokio::select! {
-            status = process.ended() => Ok(match status {
+            status = process.ended() => match status {
                 Ok(status) => End::Itself(format!("ended ({status})"), !status.success()),
                 Err(error) => End::Itself(format!("lost: {error}"), true),
-            }),
-            order = next_end(&mut self.orders) => Ok(end(&mut process, order).await),
+            },
+            order = next_end(&mut self.orders) => self.end(process, order).await,
         }
+    }
+
+    /// Carries out an order to end; while it ends in order it can still be killed.
+    async fn end(&mut self, mut process: Process, order: Option<Order>) -> End {
+        if order == Some(Order::Stop) {
+            let harder = async {
+                while let Some(order) = next_end(&mut self.orders).await {
+                    if order == Order::Kill {
+                        break;
+                    }
+                }
+            };
+            tokio::select! {
+                _status = process.stop(STOP_MAX) => return End::Ordered("stopped"),
+                () = harder => {}
+            }
+        }
+        process.kill();
+        let _status = process.ended().await;
+        End::Ordered("killed")
     }
 }
 
@@ -249,25 +343,11 @@ async fn next_end(orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
     }
 }
 
-async fn end(process: &mut Process, order: Option<Order>) -> End {
-    match order {
-        Some(Order::Kill) | None => {
-            process.kill();
-            let _status = process.ended().await;
-            End::Ordered("killed")
-        }
-        Some(Order::Start | Order::Stop) => {
-            let _status = process.stop(STOP_MAX).await;
-            End::Ordered("stopped")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Instance, State};
+    use super::{About, Instance, State};
     use crate::app::dev::{config::Restart, output::Output, process::Spec};
 
     fn instance(script: &str, restart: Restart) -> Instance {
@@ -277,19 +357,21 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             environment: Vec::new(),
             directory: PathBuf::from("/"),
+            reserved: None,
         };
-        let output = Output { terminal: None, directory: None, width: 0 };
-        Instance::start(spec, String::new(), restart, output.of("a", 0).expect("no file"))
+        let output = Output { terminal: None, directory: None };
+        let about = About { service: None, data: PathBuf::from("/"), log: None };
+        Instance::start(spec, about, restart, None, output.of("a", 0, 0).expect("no file"))
     }
 
     #[tokio::test]
     async fn it_says_its_addresses_and_can_be_killed_and_started_again() {
-        let child = instance("echo '{\"pid\": '$$'}' >&0; exec sleep 600", Restart::Never);
+        let child = instance("echo '{}' >&0; exec sleep 600", Restart::Never);
         let first = child.ready().await.expect("ready");
         child.kill().await;
         assert_eq!(child.state(), State::Down("killed".into()));
         let second = child.start_again().await.expect("ready again");
-        assert_ne!(first["pid"], second["pid"]);
+        assert_ne!(first.process, second.process);
         child.stop().await;
         assert_eq!(child.state(), State::Down("stopped".into()));
     }

@@ -3,10 +3,12 @@
 
 mod config;
 mod instance;
+mod mesh;
 mod output;
+mod pass;
 mod process;
 
 pub use config::{Config, ConfigError, Restart, Service, Words};
-pub use instance::{Instance, State};
+pub use instance::{Instance, Serving, State};
+pub use mesh::{Mesh, Options, StartError};
 pub use output::Output;
-pub use process::ProcessError;

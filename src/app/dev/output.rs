@@ -22,8 +22,6 @@ pub struct Output {
     pub terminal: Option<bool>,
     /// A directory that gets a file for each child.
     pub directory: Option<PathBuf>,
-    /// The longest name, for aligned prefixes.
-    pub width: usize,
 }
 
 impl Output {
@@ -32,13 +30,13 @@ impl Output {
         Some(self.directory.as_ref()?.join(format!("{name}.log")))
     }
 
-    pub(super) fn of(&self, name: &str, number: usize) -> io::Result<Arc<Voice>> {
+    /// `width` is that of the longest name, for aligned prefixes; `number` chooses the colour.
+    pub(super) fn of(&self, name: &str, width: usize, number: usize) -> io::Result<Arc<Voice>> {
         let file = match self.file(name) {
             Some(path) => Some(append(&path)?),
             None => None,
         };
         let prefix = self.terminal.map(|coloured| {
-            let width = self.width;
             let colour = COLOURS[number % COLOURS.len()];
             if coloured {
                 format!("\x1b[{colour}m{name:width$} |\x1b[0m ")
@@ -108,8 +106,8 @@ mod tests {
 
     async fn said(bytes: &[u8]) -> String {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let output = Output { terminal: None, directory: Some(root.path().to_owned()), width: 0 };
-        output.of("a", 0).expect("a file").follow(bytes).await;
+        let output = Output { terminal: None, directory: Some(root.path().to_owned()) };
+        output.of("a", 0, 0).expect("a file").follow(bytes).await;
         std::fs::read_to_string(output.file("a").expect("named")).expect("text")
     }
 

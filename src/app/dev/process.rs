@@ -13,7 +13,6 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::UnixStream,
@@ -22,7 +21,14 @@ use tokio::{
 };
 
 use super::output::Voice;
-use crate::task;
+use crate::{
+    app::{
+        announce::{Addresses, NOTIFY_VARIABLES},
+        bootstrap,
+        ports::ReservedPort,
+    },
+    task,
+};
 
 /// How to start a child; the same each time.
 #[derive(Debug, Clone)]
@@ -33,11 +39,13 @@ pub(super) struct Spec {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) directory: PathBuf,
+    /// A port of its own that has to stay free between its lives.
+    pub(super) reserved: Option<Arc<ReservedPort>>,
 }
 
 /// Why a child is not ready.
 #[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
+pub(super) enum ProcessError {
     /// It could not be started.
     #[error("{name}: {source}")]
     Start {
@@ -82,13 +90,21 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts it and follows what it says.
+    /// Starts it and follows what it says. Its flags are given to it; those of this process's own
+    /// environment are not.
     pub(super) fn start(spec: &Spec, voice: &Arc<Voice>) -> Result<Self, ProcessError> {
         let failed = |source| ProcessError::Start { name: spec.name.clone(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let lifeline = BufReader::new(UnixStream::from_std(ours).map_err(failed)?);
-        let mut child = Command::new(&spec.program)
+        let mut command = Command::new(&spec.program);
+        for name in bootstrap::own_variables() {
+            command.env_remove(name);
+        }
+        for name in NOTIFY_VARIABLES {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(&spec.arguments)
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.directory)
@@ -109,8 +125,13 @@ impl Process {
         Ok(Self { name: spec.name.clone(), child, group, lifeline })
     }
 
+    /// Its process id; `None` once it was waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for its addresses.
-    pub(super) async fn ready(&mut self, bound: Duration) -> Result<Value, ProcessError> {
+    pub(super) async fn ready(&mut self, bound: Duration) -> Result<Addresses, ProcessError> {
         let name = || self.name.clone();
         let mut line = String::new();
         let said = tokio::select! {
