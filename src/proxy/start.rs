@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     net::{self, ListenError},
-    snapshot,
+    snapshot::{self, Snapshot},
     task::{self, Drain},
     telemetry::Telemetry,
     tls::Identity,
@@ -143,6 +143,11 @@ impl Proxy {
     /// Requests under way, in both directions.
     pub fn in_flight(&self) -> usize {
         self.core.telemetry.metrics().requests_in_flight()
+    }
+
+    /// What requests that begin now run on; `None` before the first configuration.
+    pub fn running(&self) -> Option<Arc<Snapshot>> {
+        self.core.running().map(|running| Arc::clone(&running.snapshot))
     }
 
     /// Every endpoint that it knows, by destination and name.
