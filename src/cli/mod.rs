@@ -7,6 +7,7 @@
 mod apply;
 mod context;
 mod delete;
+mod demo;
 mod describe;
 mod environment;
 mod get;
@@ -51,6 +52,8 @@ enum Command {
     Context(context::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
+    /// Show the mesh with a small shop on this machine, and check what is said of it
+    Demo(demo::Args),
     /// Show a resource with all that the mesh says of it
     Describe(describe::Args),
     /// Print the environment that leads an application through a sidecar
@@ -104,6 +107,7 @@ impl Command {
             Self::Apply(args) => wait(apply::run(args)),
             Self::Context(args) => context::run(args),
             Self::Delete(args) => wait(delete::run(args)),
+            Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
