@@ -4,6 +4,7 @@
 use std::{fs, os::unix::fs::DirBuilderExt as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use tokio::time;
 
 use super::{collector::Collector, running::Shop};
 use crate::app::dev::{Config, Mesh, Options, Output, StartError};
@@ -91,7 +92,10 @@ pub(super) async fn start(place: &Place, otlp: Option<&str>) -> anyhow::Result<S
         environment: vec![("SHOP_DIRECTORY".to_owned(), named)],
         log: None,
     };
-    let mesh = Mesh::start(&options).await.map_err(explain)?;
+    let mesh = time::timeout(READY_WITHIN, Mesh::start(&options))
+        .await
+        .with_context(|| format!("no control plane within {}s", READY_WITHIN.as_secs()))?
+        .map_err(explain)?;
     let late = mesh.ready(READY_WITHIN).await;
     if let Some((instance, why)) = late.first() {
         anyhow::bail!("{}: {why}", instance.name());
