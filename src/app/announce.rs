@@ -111,6 +111,14 @@ pub fn notify(message: &str) {
     }
 }
 
+/// Tells systemd, if it started us, that the configuration is read again; `READY=1` follows. It asks
+/// for the time of this message, to tell several reloads apart.
+pub fn notify_reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+}
+
 fn send(name: &str, message: &str) -> io::Result<()> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,

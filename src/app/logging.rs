@@ -87,8 +87,10 @@ impl Logging {
     /// When it is no filter; the last one stays.
     pub fn set(&self, filter: &str) -> Result<(), LoggingError> {
         let parsed = parse(filter)?;
-        let refused =
-            |why: reload::Error| LoggingError::Filter { filter: filter.into(), why: why.to_string() };
+        let refused = |why: reload::Error| LoggingError::Filter {
+            filter: filter.into(),
+            why: why.to_string(),
+        };
         self.handle.reload(parsed).map_err(refused)?;
         filter.clone_into(&mut *self.filter.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
@@ -117,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_refused() {
-        for filter in ["info", "DEBUG", "off", "outrigger=debug,h2=warn", "outrigger::proxy=trace"] {
+        for filter in ["info", "DEBUG", "off", "outrigger=debug,h2=warn", "outrigger::proxy=trace"]
+        {
             assert!(parse(filter).is_ok(), "{filter}");
         }
         for filter in ["", " ", "inof", "debug,loud", "h2=loud"] {

@@ -17,7 +17,14 @@ mod remote;
 mod report;
 mod select;
 mod settle;
+mod control_plane;
+mod environment;
+mod healthcheck;
+mod output;
+mod remote;
+mod role;
 mod shop;
+mod sidecar;
 mod status;
 mod token;
 mod words;
@@ -61,9 +68,17 @@ enum Command {
     /// List resources, or show some of them
     #[command(visible_alias = "list")]
     Get(get::Args),
+    /// Start the control plane: configuration, certificates, registry
+    ControlPlane(control_plane::Args),
+    /// Print the environment that leads an application through a sidecar
+    Env(environment::Args),
+    /// Ask the sidecar on this machine whether it is ready
+    Healthcheck(healthcheck::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
+    /// Start the data plane beside one workload
+    Sidecar(Box<sidecar::Args>),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
     /// Make, list and revoke the tokens with which sidecars join
@@ -111,7 +126,11 @@ impl Command {
             Self::Describe(args) => wait(describe::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
+            Self::ControlPlane(args) => control_plane::run(&args),
+            Self::Env(args) => environment::run(&args),
+            Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Shop(args) => shop::run(&args),
+            Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Token(args) => wait(token::run(args)),
             Self::Version(args) => version(&args),

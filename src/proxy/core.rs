@@ -86,6 +86,15 @@ impl Core {
         self.changed.send_modify(|version| *version += 1);
     }
 
+    /// Waits until it runs this snapshot.
+    pub(super) async fn runs(&self, snapshot: &Arc<Snapshot>) {
+        let mut changed = self.changed.subscribe();
+        let running = |running: Arc<Running>| Arc::ptr_eq(&running.snapshot, snapshot);
+        while !self.running().is_some_and(running) {
+            changed.changed().await.expect("`self` holds the sender");
+        }
+    }
+
     /// Asks `found` of what runs, again after every change until it answers, at most 2 s.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ const BATCH_MAX: usize = 64;
 
 /// What discovery asks of the data plane.
 pub trait DataPlane: Send + Sync + 'static {
-    /// Waits until every worker runs this snapshot or a later one.
+    /// Waits until every worker runs this snapshot, which was published.
     fn adopted(&self, snapshot: Arc<Snapshot>) -> BoxFuture<'_, ()>;
 
     /// Destinations with requests under way, as metrics name them: `orders.shop`.
@@ -85,7 +85,7 @@ pub struct Options {
     pub wants: Arc<Wants>,
     /// Where snapshots are published.
     pub snapshots: Arc<snapshot::Handle>,
-    /// Counts, and is told where spans go.
+    /// Counts what goes on here, and has counted who is called.
     pub telemetry: Arc<Telemetry>,
     /// What runs the snapshots.
     pub data_plane: Arc<dyn DataPlane>,
@@ -158,7 +158,7 @@ enum Ended {
     /// It broke, or the control plane ended it.
     Lost(Status),
     /// A new certificate is to be shown; the old stream goes on until the new one is heard.
-    Renewed(Link),
+    Renewed(Box<Link>),
 }
 
 impl From<Status> for Ended {
@@ -256,7 +256,7 @@ impl Discovery {
     }
 
     /// One stream, from hello to end. `last` is one that it replaces.
-    async fn stream(&mut self, last: &mut Option<Link>, pauses: &mut Pauses) -> Ended {
+    async fn stream(&mut self, last: &mut Option<Box<Link>>, pauses: &mut Pauses) -> Ended {
         let svid = self.options.identity.svid();
         let mut renewed = self.options.identity.subscribe();
         let mut phase = self.options.phase.clone();
@@ -287,7 +287,7 @@ impl Discovery {
                 Ok(()) = phase.changed() => self.report(&link, &mut phase).await,
                 Ok(()) = renewed.changed() => {
                     if !Arc::ptr_eq(&self.options.identity.svid(), &svid) {
-                        return Ended::Renewed(link);
+                        return Ended::Renewed(Box::new(link));
                     }
                     Ok(())
                 }
@@ -362,9 +362,8 @@ impl Discovery {
     fn publish(&mut self) -> Arc<Snapshot> {
         let snapshot = self.held.compile();
         self.options.snapshots.publish(Arc::clone(&snapshot));
-        let telemetry = &self.options.telemetry;
-        telemetry.configure(&snapshot.mesh);
-        telemetry.metrics().config(snapshot.revision, self.held.refused().len());
+        let metrics = self.options.telemetry.metrics();
+        metrics.config(snapshot.revision, self.held.refused().len());
         let refused = Arc::new(self.held.refused().clone());
         self.progress.send_modify(|progress| progress.refused = refused);
         if let Some(stored) = self.held.stored() {

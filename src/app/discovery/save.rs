@@ -1,5 +1,5 @@
-//! Writes what runs to the data directory: at once after a quiet time, and not more often than the
-//! disk of a small machine likes, since endpoints come and go.
+//! Writes what runs to the data directory: at once as a rule, and when there is much to write not
+//! more often than the disk of a small machine likes, since endpoints come and go.
 
 use std::{
     convert::Infallible,
@@ -7,13 +7,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use super::held::Stored;
 use crate::identity::disk::DataDirectory;
 
-/// Between two writes.
+/// Between two writes, once the first ones are done.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Writes that need not wait; one comes back with every pause.
+const AT_ONCE_MAX: u32 = 20;
 
 /// The newest configuration that is not on disk yet.
 #[derive(Debug)]
@@ -43,10 +49,14 @@ impl Saver {
 
     /// Writes whatever is put, until the future is dropped.
     pub(super) async fn run(&self) -> Infallible {
+        // A write of now is put behind the last one by a pause; writes may run ahead of the clock by
+        // so many pauses.
+        let mut last = Instant::now();
         loop {
             self.woken.notified().await;
+            last = last.max(Instant::now()) + PAUSE;
             self.flush().await;
-            sleep(PAUSE).await;
+            sleep(last.saturating_duration_since(Instant::now() + PAUSE * AT_ONCE_MAX)).await;
         }
     }
 
