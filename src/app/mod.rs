@@ -8,12 +8,12 @@ pub mod child;
 pub mod client;
 pub mod context;
 pub mod control_plane;
-#[allow(dead_code, reason = "the commands that use it come next")]
 pub mod dev;
 pub mod discovery;
 pub mod environment;
 pub mod joining;
 pub mod logging;
 pub mod ports;
+pub mod run;
 pub mod sidecar;
 pub mod signals;

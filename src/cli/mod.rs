@@ -6,23 +6,21 @@
 
 mod apply;
 mod context;
+mod control_plane;
 mod delete;
 mod demo;
 mod describe;
+mod dev;
 mod environment;
 mod get;
+mod healthcheck;
 mod manifest;
 mod output;
 mod remote;
 mod report;
+mod role;
 mod select;
 mod settle;
-mod control_plane;
-mod environment;
-mod healthcheck;
-mod output;
-mod remote;
-mod role;
 mod shop;
 mod sidecar;
 mod status;
@@ -57,21 +55,21 @@ enum Command {
     Apply(apply::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Start the control plane: configuration, certificates, registry
+    ControlPlane(control_plane::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
     /// Show the mesh with a small shop on this machine, and check what is said of it
     Demo(demo::Args),
     /// Show a resource with all that the mesh says of it
     Describe(describe::Args),
+    /// Run a control plane and several services with their sidecars
+    Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// List resources, or show some of them
     #[command(visible_alias = "list")]
     Get(get::Args),
-    /// Start the control plane: configuration, certificates, registry
-    ControlPlane(control_plane::Args),
-    /// Print the environment that leads an application through a sidecar
-    Env(environment::Args),
     /// Ask the sidecar on this machine whether it is ready
     Healthcheck(healthcheck::Args),
     /// Run one service of the demo's shop
@@ -121,13 +119,13 @@ impl Command {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
             Self::Context(args) => context::run(args),
+            Self::ControlPlane(args) => control_plane::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
+            Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
-            Self::ControlPlane(args) => control_plane::run(&args),
-            Self::Env(args) => environment::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
