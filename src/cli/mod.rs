@@ -5,6 +5,7 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod apply;
+mod check;
 mod context;
 mod control_plane;
 mod delete;
@@ -25,6 +26,7 @@ mod shop;
 mod sidecar;
 mod status;
 mod token;
+mod version;
 mod words;
 
 use std::process::ExitCode;
@@ -53,6 +55,8 @@ struct Cli {
 enum Command {
     /// Write resources: all of them, or none
     Apply(apply::Args),
+    /// Find out what is wrong, from here to every sidecar
+    Check(check::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
@@ -81,15 +85,8 @@ enum Command {
     Status(status::Args),
     /// Make, list and revoke the tokens with which sidecars join
     Token(token::Args),
-    /// Print the program's version
-    Version(VersionArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct VersionArgs {
-    /// How to print it
-    #[arg(short, long, value_name = "FORMAT", default_value = "table", env = "OUTRIGGER_OUTPUT")]
-    output: output::Format,
+    /// Print the versions of this program and of the control plane
+    Version(version::Args),
 }
 
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
@@ -118,6 +115,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
+            Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
@@ -131,7 +129,7 @@ impl Command {
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Token(args) => wait(token::run(args)),
-            Self::Version(args) => version(&args),
+            Self::Version(args) => wait(version::run(args)),
         }
     }
 }
@@ -140,12 +138,6 @@ impl Command {
 fn wait(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
-}
-
-fn version(args: &VersionArgs) -> Result<ExitCode, Failure> {
-    let version = env!("CARGO_PKG_VERSION");
-    args.output
-        .print(|| format!("outrigger {version}\n"), || serde_json::json!({ "version": version }))
 }
 
 #[cfg(test)]

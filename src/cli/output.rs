@@ -127,9 +127,19 @@ impl Failure {
         self
     }
 
+    /// What is said.
+    pub(super) fn message(&self) -> String {
+        printable(&format!("{:#}", self.error))
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Says it, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let message = printable(&format!("{:#}", self.error));
+        let message = self.message();
         note(&format!("error: {message}\n"));
         if let Some(hint) = &self.hint {
             note(&format!("  try: {}\n", printable(hint)));

@@ -191,7 +191,7 @@ fn table(tokens: &[pb::Token]) -> String {
             uses,
             state(token).to_owned(),
             left(token).map_or_else(|| "-".to_owned(), words::age),
-            token.created_by.clone(),
+            words::who(&token.created_by).to_owned(),
         ]
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();

@@ -5,6 +5,8 @@
 mod app;
 mod calls;
 mod client;
+mod entrances;
+mod resilience;
 mod world;
 
 use std::time::Duration;
