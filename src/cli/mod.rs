@@ -5,11 +5,17 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod context;
+mod control_plane;
 mod dev;
 mod environment;
+mod guarded;
+mod healthcheck;
 mod output;
 mod remote;
+mod role;
+mod run;
 mod shop;
+mod sidecar;
 mod status;
 mod words;
 
@@ -39,13 +45,24 @@ struct Cli {
 enum Command {
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Start the control plane: configuration, certificates, registry
+    ControlPlane(control_plane::Args),
     /// Run a control plane and several services with their sidecars
     Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// Become a command that ends with its parent
+    #[command(hide = true, name = crate::app::child::GUARD_COMMAND)]
+    Guarded(guarded::Args),
+    /// Ask the sidecar on this machine whether it is ready
+    Healthcheck(healthcheck::Args),
+    /// Run a command with a sidecar beside it
+    Run(Box<run::Args>),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
+    /// Start the data plane beside one workload
+    Sidecar(Box<sidecar::Args>),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
     /// Print the program's version
@@ -85,9 +102,14 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Context(args) => context::run(args),
+            Self::ControlPlane(args) => control_plane::run(&args),
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
+            Self::Guarded(args) => guarded::run(&args),
+            Self::Healthcheck(args) => wait(healthcheck::run(args)),
+            Self::Run(args) => run::run(&args),
             Self::Shop(args) => shop::run(&args),
+            Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Version(args) => version(&args),
         }

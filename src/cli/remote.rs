@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::output::Failure;
 use crate::app::{
     client::{Client, Credential},
-    context::Contexts,
+    context::{Contexts, NamedContext},
 };
 
 #[derive(Debug, Clone, clap::Args)]
@@ -30,10 +30,15 @@ pub(super) struct Connected {
 }
 
 impl Remote {
+    /// The context that is meant.
+    pub(super) fn context(&self) -> Result<NamedContext, Failure> {
+        let contexts = Contexts::load(self.contexts.as_deref())?;
+        Ok(contexts.choose(self.context.as_deref())?)
+    }
+
     /// Reads context and credential; connects at the first call.
     pub(super) fn connect(&self) -> Result<Connected, Failure> {
-        let contexts = Contexts::load(self.contexts.as_deref())?;
-        let context = contexts.choose(self.context.as_deref())?.context;
+        let context = self.context()?.context;
         let credential = Arc::new(Credential::load(&context)?);
         Ok(Connected {
             client: Client::new(&context.server, credential.tls())?,
