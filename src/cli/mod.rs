@@ -4,6 +4,8 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage; `run` has those of the shell. Errors go
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
+mod apply;
+mod check;
 mod context;
 mod control_plane;
 mod dev;
@@ -14,9 +16,22 @@ mod output;
 mod remote;
 mod role;
 mod run;
+mod delete;
+mod describe;
+mod dev;
+mod environment;
+mod get;
+mod manifest;
+mod output;
+mod remote;
+mod report;
+mod select;
+mod settle;
 mod shop;
 mod sidecar;
 mod status;
+mod token;
+mod version;
 mod words;
 
 use std::process::ExitCode;
@@ -43,10 +58,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write resources: all of them, or none
+    Apply(apply::Args),
+    /// Find out what is wrong, from here to every sidecar
+    Check(check::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
     ControlPlane(control_plane::Args),
+    /// Delete resources: all of them, or none
+    Delete(delete::Args),
+    /// Show a resource with all that the mesh says of it
+    Describe(describe::Args),
     /// Run a control plane and several services with their sidecars
     Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
@@ -58,6 +81,9 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// Run a command with a sidecar beside it
     Run(Box<run::Args>),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -65,15 +91,10 @@ enum Command {
     Sidecar(Box<sidecar::Args>),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
-    /// Print the program's version
-    Version(VersionArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct VersionArgs {
-    /// How to print it
-    #[arg(short, long, value_name = "FORMAT", default_value = "table", env = "OUTRIGGER_OUTPUT")]
-    output: output::Format,
+    /// Make, list and revoke the tokens with which sidecars join
+    Token(token::Args),
+    /// Print the versions of this program and of the control plane
+    Version(version::Args),
 }
 
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
@@ -101,6 +122,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Self::Apply(args) => wait(apply::run(args)),
+            Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Dev(args) => wait(dev::run(args)),
@@ -108,10 +131,16 @@ impl Command {
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Run(args) => run::run(&args),
+            Self::Delete(args) => wait(delete::run(args)),
+            Self::Describe(args) => wait(describe::run(args)),
+            Self::Dev(args) => wait(dev::run(args)),
+            Self::Env(args) => environment::run(&args),
+            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
-            Self::Version(args) => version(&args),
+            Self::Token(args) => wait(token::run(args)),
+            Self::Version(args) => wait(version::run(args)),
         }
     }
 }
@@ -120,12 +149,6 @@ impl Command {
 fn wait(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
-}
-
-fn version(args: &VersionArgs) -> Result<ExitCode, Failure> {
-    let version = env!("CARGO_PKG_VERSION");
-    args.output
-        .print(|| format!("outrigger {version}\n"), || serde_json::json!({ "version": version }))
 }
 
 #[cfg(test)]
