@@ -383,6 +383,22 @@ pub fn connect_error(status: &Status) -> Option<&ConnectError> {
     std::error::Error::source(status).and_then(|cause| connect_error_below(cause))
 }
 
+/// Whether the control plane ended the connection because of our certificate, which it sees after
+/// our side of the handshake is done.
+pub fn is_credential_refused(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        // An `io::Error` does not count what it wraps among its sources.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 fn connect_error_below<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> Option<&'e ConnectError> {

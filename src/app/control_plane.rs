@@ -130,10 +130,10 @@ pub async fn serve(
     let mut tasks = Tasks::new();
     announce::start_watchdog(&mut tasks);
     let (ask, asked) = tokio::sync::oneshot::channel::<()>();
-    let serving = control.serve(listener, async {
+    // On the heap, because the whole of the API is in it.
+    let mut serving = Box::pin(control.serve(listener, async {
         let _asked_or_gone = asked.await;
-    });
-    tokio::pin!(serving);
+    }));
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
         () = next_end(&mut wishes) => None,

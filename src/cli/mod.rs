@@ -21,12 +21,16 @@ mod describe;
 mod dev;
 mod environment;
 mod get;
+mod guarded;
+mod healthcheck;
 mod manifest;
 mod output;
 mod remote;
 mod report;
+mod role;
 mod select;
 mod settle;
+mod run;
 mod shop;
 mod sidecar;
 mod status;
@@ -128,6 +132,11 @@ impl Command {
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
+            Self::Delete(args) => wait(delete::run(args)),
+            Self::Describe(args) => wait(describe::run(args)),
+            Self::Dev(args) => wait(dev::run(args)),
+            Self::Env(args) => environment::run(&args),
+            Self::Get(args) => wait(get::run(args)),
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Run(args) => run::run(&args),

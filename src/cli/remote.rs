@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 
 use super::{output::Failure, words};
 use crate::app::{
-    client::{Client, ConnectError, Credential, connect_error},
+    client::{Client, ConnectError, Credential, connect_error, is_credential_refused},
     context::{Contexts, NamedContext},
 };
 
@@ -37,6 +37,11 @@ pub(super) struct Connected {
 }
 
 impl Remote {
+    /// The context that is meant.
+    pub(super) fn context(&self) -> Result<NamedContext, Failure> {
+        Ok(self.choose()?.0)
+    }
+
     /// Reads context and credential; connects at the first call.
     pub(super) fn connect(&self) -> Result<Connected, Failure> {
         let (named, contexts) = self.choose()?;
@@ -76,6 +81,17 @@ impl Connected {
                      this address"
                 );
                 Failure::say(message).with_hint(hint)
+            }
+            (Code::Unavailable, None) if is_credential_refused(status) => {
+                let message = format!(
+                    "the control plane at {server} does not know the credential of context \
+                     {context}: {message}"
+                );
+                Failure::say(message).with_hint("outrigger check")
+            }
+            (Code::Unavailable, None) if std::error::Error::source(status).is_some() => {
+                let message = format!("the control plane at {server} hung up: {message}");
+                Failure::say(message).with_hint("outrigger check")
             }
             (Code::Unauthenticated | Code::PermissionDenied, None) => {
                 let message = format!(

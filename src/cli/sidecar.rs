@@ -204,8 +204,10 @@ impl Args {
             });
         }
         let missing = "--control-plane ADDRESS, or --config FILE with certificates, is missing";
-        let server = self.workload.control_plane.clone().ok_or_else(|| anyhow!(missing))?;
-        let service = self.service.clone().ok_or_else(|| anyhow!("--service is missing"))?;
+        let server = self.workload.control_plane.clone();
+        let server = server.ok_or_else(|| Failure::usage(missing))?;
+        let service = self.service.clone();
+        let service = service.ok_or_else(|| Failure::usage("--service NAME is missing"))?;
         let data = self.workload.open_data(&service)?;
         let token = self.workload.token(&data)?;
         Ok(Mode::Live { server, service, token, data, patience: None })
@@ -226,7 +228,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let logging = args.common.start_log(None)?;
     if let Some(app) = args.workload.app.iter().find(|app| app.address.port() == Some(0)) {
         let address = &app.address;
-        return Err(anyhow!("--app {address}: the application listens on no port 0").into());
+        let why = format!("--app {address}: the application listens on no port 0");
+        return Err(Failure::usage(why));
     }
     let mut options = args.workload.options(args.mode()?);
     options.listen = args.listen();

@@ -15,6 +15,7 @@
     reason = "these tests are programs of their own: they spawn, read the environment and print"
 )]
 
+mod commands;
 #[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
 mod version;

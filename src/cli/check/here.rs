@@ -171,13 +171,12 @@ pub(super) async fn api(connected: &Connected, report: &mut Report) -> Option<pb
         Ok(answer) => answer.into_inner(),
         Err(status) => {
             let line = Line::failure("api", &connected.failed(&status));
-            // The other end looks at our certificate after its handshake: it hangs up.
-            let hung_up =
-                status.code() == tonic::Code::Unavailable && connect_error(&status).is_none();
-            report.add(match hung_up {
-                true if line.hint.is_none() => {
-                    line.hint("it may not know this credential: outrigger context list")
-                }
+            report.add(match connect_error(&status) {
+                // This is the check that others point to.
+                None if line.hint.as_deref() == Some("outrigger check") => line.hint(
+                    "is the context's certificate of this mesh? outrigger context list; the \
+                     control plane's log says why it refuses",
+                ),
                 _ => line,
             });
             return None;
