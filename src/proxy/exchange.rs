@@ -58,7 +58,7 @@ impl Exchange {
         let own = Arc::clone(&core.own_name);
         let source = match origin.side.direction() {
             Direction::Outbound => Arc::clone(&own),
-            Direction::Inbound => origin.caller.clone(),
+            Direction::Inbound => Arc::clone(&origin.caller),
         };
         let record = Record {
             direction: origin.side.direction(),

@@ -120,7 +120,9 @@ impl Outgoing {
         *request.version_mut() =
             if form == Form::Http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-        fields.extend(own);
+        for (name, value) in own {
+            fields.insert(name, value);
+        }
         *request.headers_mut() = fields;
         request
     }

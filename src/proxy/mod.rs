@@ -33,3 +33,6 @@ mod worker;
 pub use destination::{EndpointReport, EndpointState};
 pub use settings::{Address, App, CONNECTION_AGE_MAX, Settings, Upstream};
 pub use start::{Addresses, Discover, Proxy, Shared, StartError};
+
+#[cfg(test)]
+mod tests;

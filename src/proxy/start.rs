@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     net::{self, ListenError},
-    snapshot,
+    snapshot::{self, Snapshot},
     task::{self, Drain},
     telemetry::Telemetry,
     tls::Identity,
@@ -94,7 +94,7 @@ impl Proxy {
     /// # Errors
     /// When an address can not be listened on, or there is no thread for a worker.
     #[allow(clippy::unused_async, reason = "starting may wait, and callers should not care")]
-    pub async fn start(settings: Settings, shared: Shared) -> Result<Self, StartError> {
+    pub async fn start(mut settings: Settings, shared: Shared) -> Result<Self, StartError> {
         let mut addresses = Addresses::default();
         let [mut inbound, mut outbound] = [Vec::new(), Vec::new()];
         if let Some(address) = settings.inbound {
@@ -114,6 +114,8 @@ impl Proxy {
             let fixed = Some((upstream.service.clone(), upstream.port));
             outbound.push((listener, Side::Outbound { fixed }));
         }
+        // As bound, so that a request to the proxy itself is recognized.
+        settings.outbound = addresses.outbound;
 
         let core = Core::new(settings, &shared);
         let crew = Arc::new(worker::start(&core)?);
@@ -141,13 +143,18 @@ impl Proxy {
     }
 
     /// Waits until every worker runs this snapshot, which was published and not replaced since.
-    pub async fn runs(&self, snapshot: &Arc<snapshot::Snapshot>) {
+    pub async fn runs(&self, snapshot: &Arc<Snapshot>) {
         self.core.runs(snapshot).await;
     }
 
     /// Requests under way, in both directions.
     pub fn in_flight(&self) -> usize {
         self.core.telemetry.metrics().requests_in_flight()
+    }
+
+    /// What requests that begin now run on; `None` before the first configuration.
+    pub fn running(&self) -> Option<Arc<Snapshot>> {
+        self.core.running().map(|running| Arc::clone(&running.snapshot))
     }
 
     /// Every endpoint that it knows, by destination and name.

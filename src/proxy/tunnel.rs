@@ -119,10 +119,10 @@ async fn inside(origin: Rc<Origin>, exchange: Exchange, upgrade: OnUpgrade) {
             connection::http(origin.inside(spoken), io, spoken, None).await;
         }
         Spoken::Tls => {
-            connection::refuse_tls(io).await;
             let what = "the mesh encrypts by itself: let the client speak plaintext to this name";
             tracing::warn!(address = %origin.address, "TLS inside the proxy: {what}");
             drop(exchange.refuse(&Rejection::unseen(Reason::TlsInsideProxy, what)));
+            connection::refuse_tls(io).await;
         }
         Spoken::Other => {
             let what = "neither HTTP nor TLS was spoken inside the tunnel";

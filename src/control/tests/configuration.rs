@@ -84,7 +84,7 @@ async fn one_error_refuses_all_and_every_problem_is_told() {
     let deleted = admin.delete(vec![id("Service", "shop/catalog")]).await;
     assert_eq!(deleted.revision, 2);
     let told: Vec<_> = deleted.problems.iter().map(|it| it.message.as_str()).collect();
-    assert!(told.contains(&"no Service catalog.shop"), "{told:?}");
+    assert!(told.iter().any(|it| it.ends_with("no Service catalog.shop")), "{told:?}");
 }
 
 #[tokio::test]
