@@ -25,7 +25,7 @@ use tonic::Status;
 
 use super::{
     error,
-    store::{Batch, Store, StoreError, Superseded, TokenRow},
+    store::{Batch, Contents, Store, StoreError, Superseded, TokenRow},
     world::{Resources, Shelf, World},
 };
 use crate::resource::{self, ResourceKey, pb};
@@ -97,35 +97,25 @@ impl State {
         now: fn() -> SystemTime,
     ) -> Result<Arc<Self>, StoreError> {
         let (store, contents) = Store::open(path, trust_domain)?;
-        let newest = contents.newest.unwrap_or_default();
-        let registered: Resources = keyed(contents.registered).collect();
-        let registered_keys = registered.keys().cloned().collect();
-        let mut stored = registered;
-        stored.extend(keyed(contents.resources));
-        let world = World {
-            revision: newest.revision,
-            stored: Arc::new(Shelf::new(stored)),
-            live: Arc::default(),
-            registered: Arc::new(registered_keys),
-        };
-        let tokens = contents
-            .tokens
-            .into_iter()
-            .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
-            .collect();
-        let superseded = contents.superseded.into_iter().collect();
-        Ok(Arc::new(Self {
+        Ok(Self::of(store, contents, now))
+    }
+
+    /// On an open store.
+    pub(super) fn of(store: Store, contents: Contents, now: fn() -> SystemTime) -> Arc<Self> {
+        let (store_id, trust_domain) = (contents.id.clone(), contents.trust_domain.clone());
+        let (world, newest, writer) = read(contents);
+        Arc::new(Self {
             store,
-            store_id: contents.id,
-            trust_domain: contents.trust_domain,
+            store_id,
+            trust_domain,
             now,
-            writer: Arc::new(AsyncMutex::new(Writer { tokens, superseded })),
+            writer: Arc::new(AsyncMutex::new(writer)),
             writes: Writes::new(),
             newest: ArcSwap::from_pointee(newest),
             world: ArcSwap::from_pointee(world),
             publishing: Mutex::new(()),
             generation: watch::Sender::new(0),
-        }))
+        })
     }
 
     /// The mesh's trust domain.
@@ -164,9 +154,27 @@ impl State {
     ) -> Result<T, Status> {
         let mut writer = Arc::clone(&self.writer).lock_owned().await;
         let state = Arc::clone(self);
-        tokio::task::spawn_blocking(move || write(&state, &mut writer))
+        let write = move || {
+            state.heal(&mut writer).map_err(|error| error::store(&error))?;
+            write(&state, &mut writer)
+        };
+        tokio::task::spawn_blocking(write)
             .await
             .unwrap_or_else(|_| Err(error::internal("a write panicked")))
+    }
+
+    /// Goes on after a failure of the store with what is on disk.
+    fn heal(&self, writer: &mut Writer) -> Result<(), StoreError> {
+        if !self.store.is_broken() {
+            return Ok(());
+        }
+        let contents = self.store.reopen()?;
+        tracing::warn!("the store was opened again after a failure");
+        let (read, newest, identities) = read(contents);
+        *writer = identities;
+        self.newest.store(Arc::new(newest));
+        self.publish(|world| *world = World { live: Arc::clone(&world.live), ..read });
+        Ok(())
     }
 
     /// Stores the plan as a new revision and publishes it; a plan that changes nothing makes none.
@@ -318,6 +326,28 @@ impl State {
     }
 }
 
+/// What the contents of a store mean.
+fn read(contents: Contents) -> (World, pb::Revision, Writer) {
+    let newest = contents.newest.unwrap_or_default();
+    let registered: Resources = keyed(contents.registered).collect();
+    let registered_keys = registered.keys().cloned().collect();
+    let mut stored = registered;
+    stored.extend(keyed(contents.resources));
+    let world = World {
+        revision: newest.revision,
+        stored: Arc::new(Shelf::new(stored)),
+        live: Arc::default(),
+        registered: Arc::new(registered_keys),
+    };
+    let tokens = contents
+        .tokens
+        .into_iter()
+        .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
+        .collect();
+    let superseded = contents.superseded.into_iter().collect();
+    (world, newest, Writer { tokens, superseded })
+}
+
 fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc<pb::Resource>)> {
     resources.into_iter().filter_map(|resource| {
         let key = resource::key(&resource)?;
@@ -329,3 +359,7 @@ fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc
 pub(crate) fn pb_time(time: SystemTime) -> prost_types::Timestamp {
     prost_types::Timestamp::from(time)
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

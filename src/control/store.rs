@@ -2,12 +2,16 @@
 //! services that registrations made, and join tokens.
 //!
 //! Every call is one transaction that is on disk when the call returns, so that an acknowledged
-//! write survives a crash and no reader ever sees half of one. The calls block; [`super::world`]
+//! write survives a crash and no reader ever sees half of one. The calls block; [`super::state`]
 //! runs them off the asynchronous runtime. There is one process per file: redb locks it.
+//!
+//! After a failure of the disk the file is closed, and opened and read again before the next write:
+//! what is on disk decides what is so, and a disk that was full needs no restart.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use prost::Message;
@@ -34,9 +38,23 @@ const REVISIONS_MAX: u64 = 10_000;
 const CACHE_BYTES: usize = 16 << 20;
 
 /// The open store.
-#[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    path: PathBuf,
+    opener: Box<Opener>,
+    /// `None` after a failure: redb takes nothing more then, until the file is opened again.
+    database: Mutex<Option<Database>>,
+}
+
+/// Opens the file; makes it when that is permitted and there is none.
+pub(super) type Opener = dyn Fn(&Path, Missing) -> Result<Database, DatabaseError> + Send + Sync;
+
+/// What to do when there is no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Make an empty one.
+    Create,
+    /// Fail.
+    Refuse,
 }
 
 /// Everything that is read at the start.
@@ -136,9 +154,12 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// A transaction failed; nothing of it was written.
+    /// A transaction failed. It was not written, unless the disk lost its answer only.
     #[error("the store failed")]
     Write(#[source] Box<redb::Error>),
+    /// A write failed before, and the file was not opened again since.
+    #[error("the store is closed after a failure")]
+    Broken,
 }
 
 /// Any of redb's many error types as its common one.
@@ -153,13 +174,22 @@ impl Store {
     /// When another process has it open, when it is damaged, newer, or belongs to another trust
     /// domain.
     pub(crate) fn open(path: &Path, trust_domain: &str) -> Result<(Self, Contents), StoreError> {
-        let database = Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| open_error(path, error))?;
-        let store = Self { database };
-        store.prepare(path, trust_domain)?;
-        let contents = store.read(path)?;
+        Self::open_by(Box::new(open_file), path, trust_domain)
+    }
+
+    /// As [`Store::open`] on something else than a file of the file system.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(super) fn open_by(
+        opener: Box<Opener>,
+        path: &Path,
+        trust_domain: &str,
+    ) -> Result<(Self, Contents), StoreError> {
+        let database = opener(path, Missing::Create).map_err(|error| open_error(path, error))?;
+        prepare(&database, path, trust_domain)?;
+        let contents = read(&database, path)?;
+        let store = Self { path: path.to_owned(), opener, database: Mutex::new(Some(database)) };
         if contents.trust_domain != trust_domain {
             return Err(StoreError::TrustDomain {
                 stored: contents.trust_domain,
@@ -169,84 +199,14 @@ impl Store {
         Ok((store, contents))
     }
 
-    /// Makes the tables and the facts that never change, once.
-    fn prepare(&self, path: &Path, trust_domain: &str) -> Result<(), StoreError> {
-        self.transaction(|transaction| {
-            transaction.open_table(RESOURCES).map_err(failed)?;
-            transaction.open_table(REGISTERED).map_err(failed)?;
-            transaction.open_table(REVISIONS).map_err(failed)?;
-            transaction.open_table(TOKENS).map_err(failed)?;
-            transaction.open_table(SUPERSEDED).map_err(failed)?;
-            let mut meta = transaction.open_table(META).map_err(failed)?;
-            let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
-            match format.as_deref() {
-                Some(FORMAT) => return Ok(()),
-                Some(_) => return Err(StoreError::Newer(path.to_owned())),
-                None => {}
-            }
-            let id = format!("{:08x}", fastrand::u32(..));
-            meta.insert("format", FORMAT).map_err(failed)?;
-            meta.insert("id", id.as_bytes()).map_err(failed)?;
-            meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
-            Ok(())
-        })
-    }
-
-    fn read(&self, path: &Path) -> Result<Contents, StoreError> {
-        let damaged = |what: &str| StoreError::Damaged {
-            path: path.to_owned(),
-            detail: format!("{what} does not decode"),
-        };
-        let transaction = self.database.begin_read().map_err(failed)?;
-        let mut contents = Contents::default();
-        let meta = transaction.open_table(META).map_err(failed)?;
-        for (name, field) in
-            [("id", &mut contents.id), ("trust_domain", &mut contents.trust_domain)]
-        {
-            let value = meta.get(name).map_err(failed)?.ok_or_else(|| damaged(name))?;
-            *field = String::from_utf8(value.value().to_vec()).map_err(|_| damaged(name))?;
-        }
-        for (definition, into) in
-            [(RESOURCES, &mut contents.resources), (REGISTERED, &mut contents.registered)]
-        {
-            for entry in
-                transaction.open_table(definition).map_err(failed)?.iter().map_err(failed)?
-            {
-                let (name, value) = entry.map_err(failed)?;
-                let resource = pb::Resource::decode(value.value())
-                    .ok()
-                    .filter(|resource| {
-                        resource::key(resource).is_some_and(|key| key::text(&key) == name.value())
-                    })
-                    .ok_or_else(|| damaged(name.value()))?;
-                into.push(resource);
-            }
-        }
-        for entry in transaction.open_table(TOKENS).map_err(failed)?.iter().map_err(failed)? {
-            let (id, value) = entry.map_err(failed)?;
-            let row = TokenRow::decode(value.value()).map_err(|_| damaged(id.value()))?;
-            contents.tokens.push(row);
-        }
-        for entry in transaction.open_table(SUPERSEDED).map_err(failed)?.iter().map_err(failed)? {
-            let (name, value) = entry.map_err(failed)?;
-            let (at, until) = value.value();
-            contents.superseded.push((name.value().to_owned(), Superseded { at, until }));
-        }
-        let revisions = transaction.open_table(REVISIONS).map_err(failed)?;
-        if let Some((number, value)) = revisions.last().map_err(failed)? {
-            let entry = pb::Revision::decode(value.value())
-                .map_err(|_| damaged(&format!("revision {}", number.value())))?;
-            contents.newest = Some(entry);
-        }
-        Ok(contents)
-    }
-
     /// Writes all of the batch, or nothing; on disk when it returns.
     ///
     /// # Errors
     /// When the disk is full or failing; then nothing was written.
     pub(crate) fn write(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.transaction(|transaction| {
+        let mut place = self.lock();
+        let database = place.as_ref().ok_or(StoreError::Broken)?;
+        let written = transaction(database, |transaction| {
             let mut resources = transaction.open_table(RESOURCES).map_err(failed)?;
             for key in &batch.delete {
                 resources.remove(key::text(key).as_str()).map_err(failed)?;
@@ -270,21 +230,133 @@ impl Store {
                 }
             }
             Ok(())
-        })
+        });
+        if written.is_err() {
+            *place = None;
+        }
+        written
     }
 
-    /// Commits what `write` did, or drops all of it when it failed.
-    fn transaction(
-        &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin_write().map_err(failed)?;
-        transaction.set_durability(Durability::Immediate).map_err(failed)?;
-        // A restart after a crash must not read the whole file first.
-        transaction.set_quick_repair(true);
-        write(&transaction)?;
-        transaction.commit().map_err(failed)
+    /// Whether a write failed and the file is still to be opened again.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.lock().is_none()
     }
+
+    /// Opens the file again after a failure and reads all of it: what a failed write left there
+    /// counts.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and when the file is gone; then it is still broken.
+    pub(crate) fn reopen(&self) -> Result<Contents, StoreError> {
+        let mut place = self.lock();
+        // The old one lets go of its lock first.
+        drop(place.take());
+        let database = (self.opener)(&self.path, Missing::Refuse)
+            .map_err(|error| open_error(&self.path, error))?;
+        let contents = read(&database, &self.path)?;
+        *place = Some(database);
+        Ok(contents)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn open_file(path: &Path, missing: Missing) -> Result<Database, DatabaseError> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    match missing {
+        Missing::Create => builder.create(path),
+        Missing::Refuse => builder.open(path),
+    }
+}
+
+/// Commits what `write` did, or drops all of it when it failed.
+fn transaction(
+    database: &Database,
+    write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write().map_err(failed)?;
+    transaction.set_durability(Durability::Immediate).map_err(failed)?;
+    // A restart after a crash must not read the whole file first.
+    transaction.set_quick_repair(true);
+    write(&transaction)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Makes the tables and the facts that never change, once.
+fn prepare(database: &Database, path: &Path, trust_domain: &str) -> Result<(), StoreError> {
+    transaction(database, |transaction| {
+        transaction.open_table(RESOURCES).map_err(failed)?;
+        transaction.open_table(REGISTERED).map_err(failed)?;
+        transaction.open_table(REVISIONS).map_err(failed)?;
+        transaction.open_table(TOKENS).map_err(failed)?;
+        transaction.open_table(SUPERSEDED).map_err(failed)?;
+        let mut meta = transaction.open_table(META).map_err(failed)?;
+        let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
+        match format.as_deref() {
+            Some(FORMAT) => return Ok(()),
+            Some(_) => return Err(StoreError::Newer(path.to_owned())),
+            None => {}
+        }
+        let id = format!("{:08x}", fastrand::u32(..));
+        meta.insert("format", FORMAT).map_err(failed)?;
+        meta.insert("id", id.as_bytes()).map_err(failed)?;
+        meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
+        Ok(())
+    })
+}
+
+fn read(database: &Database, path: &Path) -> Result<Contents, StoreError> {
+    let damaged = |what: &str| StoreError::Damaged {
+        path: path.to_owned(),
+        detail: format!("{what} does not decode"),
+    };
+    let transaction = database.begin_read().map_err(failed)?;
+    let mut contents = Contents::default();
+    let meta = transaction.open_table(META).map_err(failed)?;
+    for (name, field) in [("id", &mut contents.id), ("trust_domain", &mut contents.trust_domain)] {
+        let value = meta.get(name).map_err(failed)?.ok_or_else(|| damaged(name))?;
+        *field = String::from_utf8(value.value().to_vec()).map_err(|_| damaged(name))?;
+    }
+    for (definition, into) in
+        [(RESOURCES, &mut contents.resources), (REGISTERED, &mut contents.registered)]
+    {
+        for entry in transaction.open_table(definition).map_err(failed)?.iter().map_err(failed)? {
+            let (name, value) = entry.map_err(failed)?;
+            let resource = pb::Resource::decode(value.value())
+                .ok()
+                .filter(|resource| {
+                    resource::key(resource).is_some_and(|key| key::text(&key) == name.value())
+                })
+                .ok_or_else(|| damaged(name.value()))?;
+            into.push(resource);
+        }
+    }
+    for entry in transaction.open_table(TOKENS).map_err(failed)?.iter().map_err(failed)? {
+        let (id, value) = entry.map_err(failed)?;
+        let row = TokenRow::decode(value.value()).map_err(|_| damaged(id.value()))?;
+        contents.tokens.push(row);
+    }
+    for entry in transaction.open_table(SUPERSEDED).map_err(failed)?.iter().map_err(failed)? {
+        let (name, value) = entry.map_err(failed)?;
+        let (at, until) = value.value();
+        contents.superseded.push((name.value().to_owned(), Superseded { at, until }));
+    }
+    let revisions = transaction.open_table(REVISIONS).map_err(failed)?;
+    if let Some((number, value)) = revisions.last().map_err(failed)? {
+        let entry = pb::Revision::decode(value.value())
+            .map_err(|_| damaged(&format!("revision {}", number.value())))?;
+        contents.newest = Some(entry);
+    }
+    Ok(contents)
 }
 
 fn write_identities(transaction: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {

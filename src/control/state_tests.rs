@@ -1,0 +1,146 @@
+//! A disk that fails: what is refused, what stays, and how it goes on.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use redb::{Builder, StorageBackend};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::{Plan, State};
+use crate::{
+    clock,
+    control::{
+        sample::service,
+        store::{Missing, Store},
+    },
+};
+
+/// A file that takes so many more operations and then is full.
+#[derive(Debug)]
+struct Disk {
+    file: File,
+    left: Arc<AtomicI64>,
+}
+
+impl Disk {
+    fn spend(&self) -> io::Result<()> {
+        match self.left.fetch_sub(1, Ordering::Relaxed) {
+            1.. => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.spend()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.spend()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.spend()?;
+        self.file.write_all_at(data, offset)
+    }
+}
+
+const ENOUGH: i64 = i64::MAX / 2;
+
+fn open(path: &Path, left: &Arc<AtomicI64>) -> Arc<State> {
+    let left = Arc::clone(left);
+    let opener = move |path: &Path, missing: Missing| {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(missing == Missing::Create).open(path)?;
+        Builder::new().create_with_backend(Disk { file, left: Arc::clone(&left) })
+    };
+    let (store, contents) = Store::open_by(Box::new(opener), path, "mesh.local").expect("opens");
+    State::of(store, contents, clock::now)
+}
+
+async fn put(state: &Arc<State>, name: &str) -> Result<u64, Status> {
+    let plan = Plan { put: vec![service(name, "")], ..Default::default() };
+    state
+        .write(move |state, writer| {
+            state
+                .commit(writer, plan, "a test", "")
+                .map_err(|error| crate::control::error::store(&error))
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_nothing_else_and_heals_without_a_restart() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let left = Arc::new(AtomicI64::new(ENOUGH));
+    let state = open(&directory.path().join("mesh.redb"), &left);
+    assert_eq!(put(&state, "shop/a").await.expect("written"), 1);
+
+    left.store(0, Ordering::Relaxed);
+    for _ in 0..3 {
+        let refused = put(&state, "shop/b").await.expect_err("refused");
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert_eq!(refused.get_details_error_info().expect("details").reason, "STORE_FAILED");
+        assert!(!state.is_healthy());
+        // Whoever reads does not notice.
+        assert_eq!((state.world().revision, state.world().all().count()), (1, 1));
+    }
+
+    left.store(ENOUGH, Ordering::Relaxed);
+    assert_eq!(put(&state, "shop/c").await.expect("written"), 2);
+    assert!(state.is_healthy());
+    let names: Vec<_> = state.world().all().map(|(key, _)| key.name.clone()).collect();
+    assert_eq!(names, ["a", "c"]);
+}
+
+#[tokio::test]
+async fn wherever_a_write_fails_memory_and_disk_agree_afterwards() {
+    for operations in 0.. {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mesh.redb");
+        let left = Arc::new(AtomicI64::new(ENOUGH));
+        let state = open(&path, &left);
+        put(&state, "shop/a").await.expect("written");
+        left.store(operations, Ordering::Relaxed);
+        let result = put(&state, "shop/b").await;
+        left.store(ENOUGH, Ordering::Relaxed);
+        put(&state, "shop/c").await.expect("written");
+        let in_memory: Vec<_> = state.world().all().map(|(key, _)| key.clone()).collect();
+        let revision = state.world().revision;
+        drop(state);
+
+        let again = open(&path, &left);
+        let on_disk: Vec<_> = again.world().all().map(|(key, _)| key.clone()).collect();
+        assert_eq!(
+            (on_disk, again.world().revision),
+            (in_memory.clone(), revision),
+            "{operations}"
+        );
+        let has = |name: &str| in_memory.iter().any(|key| key.name == name);
+        assert!(has("a") && has("c"), "what was acknowledged is there");
+        if result.is_ok() {
+            assert!(has("b") && operations > 3, "{operations}");
+            return;
+        }
+    }
+}
