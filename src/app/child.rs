@@ -6,12 +6,15 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, ErrorKind, IsTerminal as _},
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    os::unix::{
+        fs::PermissionsExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -89,8 +92,13 @@ pub fn check(command: &OsStr) -> Result<(), ChildError> {
     }
 }
 
+/// The hidden command by which [`start`] comes to [`execute`].
+pub const GUARD_COMMAND: &str = "guarded";
+
 /// Starts the command. It stays in our process group, so that a terminal's Ctrl-C reaches it as if
-/// we were not there, and a supervisor's kill of the group leaves nothing behind.
+/// we were not there, and a supervisor's kill of the group leaves nothing behind. With `guard`, the
+/// path of this program, it also ends when we are killed: the system ends it when the thread ends
+/// that started it, so call this on the main thread.
 ///
 /// # Errors
 /// When it can not be started.
@@ -101,9 +109,17 @@ pub fn start(
     command: &[OsString],
     variables: &[(String, String)],
     supervised: bool,
+    guard: Option<&Path>,
 ) -> Result<Child, ChildError> {
     let (program, arguments) = command.split_first().expect("clap asks for a command");
-    let mut child = Command::new(program);
+    let mut child = match guard {
+        None => Command::new(program),
+        Some(guard) => {
+            let mut child = Command::new(guard);
+            child.args([GUARD_COMMAND, &std::process::id().to_string(), "--"]).arg(program);
+            child
+        }
+    };
     child.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     for name in NOTIFY_VARIABLES {
         child.env_remove(name);
@@ -113,6 +129,25 @@ pub fn start(
         child.stdin(Stdio::null());
     }
     child.spawn().map_err(|error| ChildError::of(program, error))
+}
+
+/// Becomes the command, in a process that the system kills together with `parent`. The setting
+/// outlives the change of program, unless the new one is set-user-ID.
+///
+/// # Panics
+/// When `command` is empty.
+pub fn execute(parent: u32, command: &[OsString]) -> ChildError {
+    let (program, arguments) = command.split_first().expect("clap asks for a command");
+    let failed = |source| ChildError::of(program, source);
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return failed(error.into());
+    }
+    let now = getppid().map(Pid::as_raw_nonzero);
+    if now.and_then(|now| u32::try_from(now.get()).ok()) != Some(parent) {
+        // It ended before the system was asked; nobody waits for our answer.
+        return failed(io::Error::other("whoever wanted it is gone"));
+    }
+    failed(std::process::Command::new(program).args(arguments).exec())
 }
 
 /// Sends the child a signal; one that has ended needs none.
@@ -173,7 +208,7 @@ mod tests {
 
     async fn run(script: &str) -> u8 {
         let mut child =
-            start(&command(&["sh", "-c", script]), &[], true).expect("there is a shell");
+            start(&command(&["sh", "-c", script]), &[], true, None).expect("there is a shell");
         exit_code(child.wait().await.expect("waited for"))
     }
 
@@ -186,7 +221,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_reaches_the_child() {
-        let mut child = start(&command(&["sleep", "600"]), &[], true).expect("there is sleep");
+        let mut child =
+            start(&command(&["sleep", "600"]), &[], true, None).expect("there is sleep");
         send(&child, Signal::TERM);
         assert_eq!(exit_code(child.wait().await.expect("waited for")), 143);
     }
@@ -212,7 +248,8 @@ mod tests {
     async fn the_child_gets_the_variables_and_not_systemds() {
         let variables = [("A_TEST".to_owned(), "yes".to_owned())];
         let script = "test \"$A_TEST\" = yes && test -z \"$NOTIFY_SOCKET\"";
-        let mut child = start(&command(&["sh", "-c", script]), &variables, true).expect("a shell");
+        let mut child =
+            start(&command(&["sh", "-c", script]), &variables, true, None).expect("a shell");
         assert_eq!(exit_code(child.wait().await.expect("waited for")), 0);
     }
 }

@@ -126,7 +126,7 @@ impl Joining<'_> {
             return Ok(None);
         };
         let own = svid.id().service().as_ref() == Some(self.service);
-        let renewable = clock::now() <= svid.not_after() + RENEW_EXPIRED_MAX;
+        let renewable = is_renewable(&svid);
         // A token of another mesh says that we are to leave the one on disk.
         let same_mesh = self.token.is_none_or(|token| {
             bundle.certificates().any(|root| spiffe::sha256(root) == token.root_hash())
@@ -207,6 +207,11 @@ impl Joining<'_> {
             pause = (pause * 2).min(BACKOFF_MAX);
         }
     }
+}
+
+/// Whether the control plane still takes it, be it for a renewal.
+pub fn is_renewable(svid: &Svid) -> bool {
+    clock::now() <= svid.not_after() + RENEW_EXPIRED_MAX
 }
 
 fn read_chain(chain: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {

@@ -7,18 +7,22 @@
 mod apply;
 mod check;
 mod context;
+mod control_plane;
 mod delete;
 mod describe;
 mod dev;
 mod environment;
 mod get;
+mod healthcheck;
 mod manifest;
 mod output;
 mod remote;
 mod report;
+mod role;
 mod select;
 mod settle;
 mod shop;
+mod sidecar;
 mod status;
 mod token;
 mod version;
@@ -60,6 +64,8 @@ enum Command {
     Check(check::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Start the control plane: configuration, certificates, registry
+    ControlPlane(control_plane::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
     /// Show a resource with all that the mesh says of it
@@ -71,9 +77,13 @@ enum Command {
     /// List resources, or show some of them
     #[command(visible_alias = "list")]
     Get(get::Args),
+    /// Ask the sidecar on this machine whether it is ready
+    Healthcheck(healthcheck::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
+    /// Start the data plane beside one workload
+    Sidecar(Box<sidecar::Args>),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
     /// Make, list and revoke the tokens with which sidecars join
@@ -130,12 +140,15 @@ impl Command {
             Self::Apply(args) => wait(apply::run(args)),
             Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
+            Self::ControlPlane(args) => control_plane::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
+            Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Shop(args) => shop::run(&args),
+            Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
             Self::Token(args) => wait(token::run(args)),
             Self::Version(args) => wait(version::run(args)),

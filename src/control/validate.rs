@@ -1,11 +1,8 @@
-//! What the compiler says of a mesh as it would be. The control plane asks the same code that every
-//! sidecar runs, so that what it accepts is what runs; a sidecar's refusal is then a defect or an
-//! older program, and not the usual way to find a mistake.
+//! What the compiler says of a mesh as it would be. The control plane asks the same function that
+//! every sidecar runs, so that what it accepts is what runs; a sidecar's refusal is then a defect or
+//! an older program, and not the usual way to find a mistake.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     key,
@@ -24,7 +21,7 @@ pub(super) fn problems(
     trust_domain: &str,
     touched: &BTreeSet<ResourceKey>,
 ) -> Vec<Problem> {
-    let known: HashSet<String> = checked(before, trust_domain).iter().map(name).collect();
+    let known: BTreeSet<String> = checked(before, trust_domain).iter().map(name).collect();
     let mut found = checked(after, trust_domain);
     found.retain(|problem| {
         problem.resource.as_ref().is_some_and(|key| touched.contains(key))
@@ -40,6 +37,10 @@ pub(super) fn name(problem: &Problem) -> String {
 }
 
 fn checked(world: &World, trust_domain: &str) -> Vec<Problem> {
-    let all = world.all().map(|(key, resource)| (key.clone(), Arc::clone(resource)));
-    snapshot::check(&all.collect::<Resources>(), trust_domain)
+    let resources: Resources =
+        world.all().map(|(key, resource)| (key.clone(), Arc::clone(resource))).collect();
+    let mut seen = BTreeSet::new();
+    let mut problems = snapshot::check(&resources, trust_domain);
+    problems.retain(|problem| seen.insert(name(problem)));
+    problems
 }

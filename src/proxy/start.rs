@@ -163,13 +163,19 @@ impl Proxy {
         running.map_or_else(Vec::new, |running| running.table.endpoints(Instant::now().into_std()))
     }
 
+    /// The first half of [`drain`](Self::drain): the application still reaches others, so that it
+    /// can finish what it was asked. Returns how many connections are left after `bound`.
+    pub async fn drain_inbound(&self, bound: Duration) -> usize {
+        self.core.inbound_drain.finish(bound).await
+    }
+
     /// Ends in order: takes no connections of other sidecars any more, lets what is under way finish,
     /// and then the same towards the application, which may have to call others to finish. Returns
     /// how many connections are left after `bound`; they end when the proxy is dropped. May be
     /// cancelled and called again.
     pub async fn drain(&self, bound: Duration) -> usize {
         let end = Instant::now() + bound;
-        let inbound = self.core.inbound_drain.finish(bound).await;
+        let inbound = self.drain_inbound(bound).await;
         let left = end.saturating_duration_since(Instant::now());
         inbound + self.core.outbound_drain.finish(left).await
     }

@@ -44,3 +44,53 @@ impl Handle {
         self.published.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    };
+
+    use super::Handle;
+    use crate::{
+        snapshot::{Context, Node, Snapshot, compile},
+        units::ServiceName,
+    };
+
+    fn snapshot(revision: u64) -> Arc<Snapshot> {
+        let context = Context {
+            node: Node {
+                service: ServiceName::new("web", "shop"),
+                labels: BTreeMap::new(),
+                ports: BTreeMap::new(),
+            },
+            trust_domain: "mesh.local".into(),
+            namespaces: BTreeSet::new(),
+            answered: BTreeMap::new(),
+            complete: true,
+            revision,
+        };
+        Arc::new(compile(&BTreeMap::new(), None, &context).0)
+    }
+
+    #[tokio::test]
+    async fn whoever_subscribed_is_woken_and_finds_the_newest() {
+        let handle = Handle::new();
+        assert!(handle.load().is_none());
+        let mut early = handle.subscribe();
+        handle.publish(snapshot(7));
+        // The same revision again: an endpoint came or went.
+        handle.publish(snapshot(7));
+        handle.publish(snapshot(8));
+        early.changed().await.expect("the handle lives");
+        assert_eq!(*early.borrow_and_update(), 3);
+        assert_eq!(handle.load().map(|found| found.revision), Some(8));
+        let mut late = handle.subscribe();
+        assert!(!late.has_changed().expect("the handle lives"));
+        let held = handle.load().expect("published");
+        handle.publish(snapshot(9));
+        late.changed().await.expect("the handle lives");
+        assert_eq!(held.revision, 8, "a request keeps what it began with");
+    }
+}

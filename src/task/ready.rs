@@ -44,6 +44,15 @@ impl Ready {
             .await
             .expect("`self` holds the sender");
     }
+
+    /// Waits until all hold but perhaps the one of that name; at once when it is so. May be cancelled.
+    pub async fn wait_for_others(&self, name: &str) {
+        let mut changes = self.conditions.subscribe();
+        changes
+            .wait_for(|conditions| conditions.iter().all(|(other, holds)| *holds || *other == name))
+            .await
+            .expect("`self` holds the sender");
+    }
 }
 
 /// One condition, set by whoever knows of it. What it last said stands when it is dropped.
@@ -84,6 +93,7 @@ mod tests {
                 ready.wait(true).await;
             }
         });
+        ready.wait_for_others("certificate").await;
         certificate.set(true);
         assert_eq!(waiter.await.expect("joined"), Some(()));
         assert!(ready.is_ready());

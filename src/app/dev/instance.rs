@@ -357,7 +357,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             environment: Vec::new(),
             directory: PathBuf::from("/"),
-            reserved: None,
+            _reserved: None,
         };
         let output = Output { terminal: None, directory: None };
         let about = About { service: None, data: PathBuf::from("/"), log: None };

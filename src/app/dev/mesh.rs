@@ -289,7 +289,7 @@ impl<'a> Starter<'a> {
             environment: self
                 .environment([("OUTRIGGER_CONTEXTS".into(), contexts.display().to_string())]),
             directory: self.options.data.clone(),
-            reserved: Some(Arc::new(port)),
+            _reserved: Some(Arc::new(port)),
         };
         self.start(spec, None, Restart::OnFailure, None, 0)
     }
@@ -348,7 +348,7 @@ impl<'a> Starter<'a> {
             arguments: arguments.0,
             environment: self.environment(self.options.environment.iter().cloned().chain(own)),
             directory: self.options.directory.clone(),
-            reserved: None,
+            _reserved: None,
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Spec {
     pub(super) environment: Vec<(String, String)>,
     pub(super) directory: PathBuf,
     /// A port of its own that has to stay free between its lives.
-    pub(super) reserved: Option<Arc<ReservedPort>>,
+    pub(super) _reserved: Option<Arc<ReservedPort>>,
 }
 
 /// Why a child is not ready.

@@ -30,7 +30,7 @@ use tokio::{
     sync::watch,
     time::{Instant, interval, sleep, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 pub use uses::Wants;
 
@@ -237,7 +237,9 @@ impl Discovery {
             };
             let message = status.message().to_owned();
             let was = self.progress.borrow().connected;
-            if was || said.as_ref() != Some(&message) {
+            // One that went away is said once, however it shows; one that refuses has a reason.
+            let away = status.code() == Code::Unavailable && said.is_some();
+            if was || !(away || said.as_ref() == Some(&message)) {
                 tracing::warn!(
                     server = self.options.server,
                     code = ?status.code(),

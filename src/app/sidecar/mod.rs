@@ -21,7 +21,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 pub use files::{FileError, Problems};
@@ -157,6 +157,12 @@ impl Sidecar {
         drain(&self.state, bound).await
     }
 
+    /// The first half of [`drain`](Self::drain): afterwards nobody asks the application anything, and
+    /// it still reaches others. Returns how many connections are left after `bound`.
+    pub async fn withdraw(&self, bound: Duration) -> usize {
+        withdraw(&self.state, bound).await
+    }
+
     /// Ends it: what is left is cut off, and what telemetry and disk still wait for is written.
     pub async fn stop(self) {
         if let Some(Running { origin: Origin::Live { watch, .. }, .. }) = self.state.running.get() {
@@ -198,16 +204,24 @@ async fn drain_on_request(state: Arc<State>) {
 }
 
 async fn drain(state: &State, bound: Duration) -> usize {
-    state.phase.send_replace(WorkloadPhase::Draining);
+    let end = Instant::now() + bound;
+    withdraw(state, bound).await;
+    let Some(running) = state.running.get() else { return 0 };
+    running.proxy.drain(end.saturating_duration_since(Instant::now())).await
+}
+
+async fn withdraw(state: &State, bound: Duration) -> usize {
+    let already = state.phase.send_replace(WorkloadPhase::Draining) == WorkloadPhase::Draining;
     let Some(running) = state.running.get() else { return 0 };
     if let Origin::Live { watch, .. } = &running.origin
+        && !already
         && watch.progress().connected
         && running.proxy.addresses().inbound.is_some()
     {
         watch.reported(WorkloadPhase::Draining, REPORT_MAX).await;
         sleep(WITHDRAWN).await;
     }
-    running.proxy.drain(bound).await
+    running.proxy.drain_inbound(bound).await
 }
 
 /// Tells metrics when the certificates end, now and whenever they change.

@@ -281,6 +281,9 @@ fn keep_fresh(
         let observe = |outcome: Outcome| {
             let renewed = matches!(outcome, Outcome::Renewed { .. });
             telemetry.metrics().certificate_renewal(renewed);
+            if renewed {
+                tracing::info!("the certificate was renewed");
+            }
         };
         rotation::keep(subject, renewer, stored, Sources::REAL, observe).await;
     });

@@ -132,6 +132,8 @@ fn asked_retries_are_by_status_and_method() {
         Retry { grpc_methods: vec![("shop.Orders".into(), Some("Get".into()))], ..retry() };
     let of_all = Retry { grpc_methods: vec![("shop.Orders".into(), None)], ..retry() };
     let resets = Retry { on: RetryOn { reset: true, ..retry().on }, ..retry() };
+    let grpc_resets = Retry { on: RetryOn { grpc_reset: true, ..retry().on }, ..retry() };
+    let reset = Failure::Here(Reason::UpstreamReset);
     let unavailable = Failure::Grpc(GrpcCode::Unavailable);
     let post = || Request::new(Some(retry()), &head("POST", "/", &PLAIN));
     for (name, mut request, failure, retried) in [
@@ -145,8 +147,11 @@ fn asked_retries_are_by_status_and_method() {
         ("unmapped", Request::grpc(Some(retry())), Failure::Http(500), false),
         ("grpc method", Request::grpc(Some(of_one)), unavailable, false),
         ("grpc service", Request::grpc(Some(of_all)), unavailable, true),
-        ("reset", Request::get(Some(resets)), Failure::Here(Reason::UpstreamReset), true),
-        ("no reset", Request::get(Some(retry())), Failure::Here(Reason::UpstreamReset), false),
+        ("reset", Request::get(Some(resets.clone())), reset, true),
+        ("reset of gRPC", Request::grpc(Some(resets)), reset, false),
+        ("gRPC reset", Request::grpc(Some(grpc_resets.clone())), reset, true),
+        ("gRPC reset of HTTP", Request::get(Some(grpc_resets)), reset, false),
+        ("no reset", Request::get(Some(retry())), reset, false),
         ("timeout", Request::get(Some(retry())), Failure::Here(Reason::AttemptTimeout), false),
         ("connect", Request::get(Some(retry())), Failure::Here(Reason::ConnectFailed), true),
     ] {

@@ -42,6 +42,10 @@ pub(super) struct Read {
     /// Every service that there is: one with a `Service`, be it a refused one, or a `Workload`.
     pub(super) known: BTreeSet<ServiceName>,
     pub(super) good: BTreeMap<ResourceKey, Arc<pb::Resource>>,
+    /// Where in `workloads` those stand that are registered under a service.
+    registered: BTreeMap<ServiceName, Vec<usize>>,
+    /// Where in `routes` those stand that name a service as their parent.
+    attached: BTreeMap<ServiceName, Vec<usize>>,
 }
 
 /// The `Mesh`, if there is one.
@@ -110,7 +114,35 @@ impl Read {
         }
         read.routes.sort_by(|one, other| one.age.cmp(&other.age));
         read.policies.sort_by(|one, other| one.age.cmp(&other.age));
+        read.index();
         read
+    }
+
+    fn index(&mut self) {
+        for (place, workload) in self.workloads.iter().enumerate() {
+            let service = ServiceName::new(&*workload.spec.service, &*workload.key.namespace);
+            self.registered.entry(service).or_default().push(place);
+        }
+        for (place, route) in self.routes.iter().enumerate() {
+            let parents: BTreeSet<_> =
+                route.spec.parents.iter().map(|parent| &parent.service).collect();
+            for service in parents {
+                self.attached.entry(service.clone()).or_default().push(place);
+            }
+        }
+    }
+
+    /// The workloads that are registered under a service, sorted by key.
+    pub(super) fn registered(
+        &self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = &Entry<Workload>> {
+        self.registered.get(service).into_iter().flatten().map(|place| &self.workloads[*place])
+    }
+
+    /// The routes that name a service as their parent, the oldest first.
+    pub(super) fn attached(&self, service: &ServiceName) -> impl Iterator<Item = &Entry<Route>> {
+        self.attached.get(service).into_iter().flatten().map(|place| &self.routes[*place])
     }
 
     fn insert(&mut self, key: &ResourceKey, resource: &pb::Resource, form: Form) {

@@ -1,10 +1,12 @@
 //! What resources say of each other: references to what does not exist, and rules that can never be
 //! reached. All of it is warned of and nothing is refused for it: what is referred to may come later.
 
+use std::collections::BTreeMap;
+
 use super::{Compiler, Presence, read::Entry, route, service};
 use crate::{
     resource::{
-        Kind, Problem,
+        Kind, Problem, ResourceKey,
         reference::Target,
         route::{Parent, Route},
     },
@@ -17,9 +19,10 @@ impl Compiler<'_> {
             self.check_route(entry, problems);
             route::unreachable(entry, problems);
         }
+        let routes = self.read.routes.iter().map(|route| (&route.key, route)).collect();
         for policy in &self.read.policies {
             for (index, target) in policy.spec.targets.iter().enumerate() {
-                if let Some(message) = self.target_problem(target, &policy.key.namespace) {
+                if let Some(message) = self.target_problem(&routes, target, &policy.key.namespace) {
                     let field = format!("spec.targetRefs[{index}]");
                     problems.push(Problem::warning(field, message).of(&policy.key));
                 }
@@ -77,22 +80,20 @@ impl Compiler<'_> {
     }
 
     /// A route that is not among the resources is missing only where they are all that there are.
-    fn target_problem(&self, target: &Target, namespace: &str) -> Option<String> {
+    fn target_problem(
+        &self,
+        routes: &BTreeMap<&ResourceKey, &Entry<Route>>,
+        target: &Target,
+        namespace: &str,
+    ) -> Option<String> {
         if target.kind == Kind::Service {
             let service = ServiceName::new(&*target.name, namespace);
             let missing = self.presence(&service) == Presence::Missing;
             return missing.then(|| format!("TargetNotFound: no Service {service}"));
         }
-        let kind = target.kind.name();
-        let found = self.read.routes.iter().find(|route| {
-            route.key.kind == kind
-                && route.key.namespace == namespace
-                && route.key.name == target.name
-        });
-        match (found, &target.section) {
-            (None, _) if self.context.complete => {
-                Some(format!("TargetNotFound: no {kind} {namespace}/{}", target.name))
-            }
+        let key = ResourceKey::new(target.kind, namespace, &*target.name);
+        match (routes.get(&key), &target.section) {
+            (None, _) if self.context.complete => Some(format!("TargetNotFound: no {key}")),
             (Some(route), Some(section)) => {
                 let missing = route.spec.rules.iter().all(|rule| rule.name != *section);
                 let message = format!("TargetNotFound: {} has no rule {section}", route.key);

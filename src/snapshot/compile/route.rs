@@ -38,12 +38,8 @@ impl Compiler<'_> {
     /// The routes that attach to a service for callers in a namespace: its producer's and that
     /// namespace's own.
     fn attached(&self, service: &ServiceName, caller: &str) -> Vec<&Entry<Route>> {
-        let attached = self.read.routes.iter().filter(|route| {
-            let namespace = &route.key.namespace;
-            (*namespace == service.namespace || namespace == caller)
-                && route.spec.parents.iter().any(|parent| parent.service == *service)
-        });
-        attached.collect()
+        let counts = |namespace: &str| namespace == service.namespace || namespace == caller;
+        self.read.attached(service).filter(|route| counts(&route.key.namespace)).collect()
     }
 
     /// Which routes rule a port: consumer routes replace producer routes (GEP-1426), and of what is

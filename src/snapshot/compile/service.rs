@@ -1,6 +1,9 @@
 //! Destinations: a service's ports, endpoints and settings.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Compiler,
@@ -80,22 +83,16 @@ fn unnamed(number: u16) -> NamedPort {
 fn workloads<'a>(
     read: &'a Read,
     name: &'a ServiceName,
-) -> impl Iterator<Item = &'a Entry<Workload>> {
-    let selector = read.services.get(name).map(|service| &service.selector);
-    let selector = selector.filter(|selector| !selector.is_empty());
-    read.workloads.iter().filter(move |workload| {
-        workload.key.namespace == name.namespace
-            && selector.map_or(workload.spec.service == name.name, |selector| {
-                selector.iter().all(|(label, value)| workload.labels.get(label) == Some(value))
-            })
-    })
+) -> Box<dyn Iterator<Item = &'a Entry<Workload>> + 'a> {
+    let selecting = read.services.get(name).filter(|service| !service.selector.is_empty());
+    let Some(service) = selecting else { return Box::new(read.registered(name)) };
+    Box::new(read.workloads.iter().filter(move |workload| {
+        workload.key.namespace == name.namespace && selects(service, &workload.labels)
+    }))
 }
 
 /// Whether a service selects a workload of its namespace by these labels.
-pub(super) fn selects(
-    service: &Service,
-    labels: &std::collections::BTreeMap<String, String>,
-) -> bool {
+pub(super) fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
     let holds = |(label, value)| labels.get(label) == Some(value);
     !service.selector.is_empty() && service.selector.iter().all(holds)
 }

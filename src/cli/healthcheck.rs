@@ -1,0 +1,103 @@
+//! `outrigger healthcheck`: for containers, whose images hold no curl. Exits 0 when the sidecar on
+//! this machine is ready, and says what is missing otherwise.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::output::{self, Failure};
+use crate::{app::admin::Address, task};
+
+/// Orchestrators ask every few seconds; a sidecar that takes longer is not ready.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The answer names what is missing.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The sidecar's health listener
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15021")]
+    #[arg(env = "OUTRIGGER_HEALTH")]
+    health: Address,
+    /// Only whether it lives, not whether it is ready
+    #[arg(long, env = "OUTRIGGER_LIVE")]
+    live: bool,
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let path = if args.live { "/live" } else { "/ready" };
+    let address = args.health.to_string();
+    let asked = async {
+        match &args.health {
+            Address::Tcp(address) => ask(TcpStream::connect(reached(*address)).await?, path).await,
+            Address::Unix(socket) => ask(UnixStream::connect(socket).await?, path).await,
+        }
+    };
+    let answer = timeout(PATIENCE, asked)
+        .await
+        .map_err(|_| anyhow!("{address}: no answer within {}s", PATIENCE.as_secs()))?;
+    let (ready, text) = answer.with_context(|| address.clone())?;
+    if !ready {
+        return Err(anyhow!("{address}: {}", text.trim()).into());
+    }
+    output::out(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A listener on all addresses is asked on the loopback.
+fn reached(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Whether the answer is a good one, and what it says.
+async fn ask<S>(stream: S, path: &'static str) -> anyhow::Result<(bool, String)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = task::spawn("healthcheck", async move {
+        let _ended = connection.await;
+    });
+    let request = Request::get(Uri::from_static(path)).header("host", "localhost");
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let ready = response.status().is_success();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| anyhow!("the answer: {error}"))?.to_bytes();
+    connection.abort();
+    Ok((ready, String::from_utf8_lossy(&body).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reached;
+
+    #[test]
+    fn a_listener_on_all_addresses_is_asked_on_the_loopback() {
+        for (address, expected) in [
+            ("0.0.0.0:15021", "127.0.0.1:15021"),
+            ("[::]:1", "[::1]:1"),
+            ("10.0.0.1:2", "10.0.0.1:2"),
+        ] {
+            assert_eq!(reached(address.parse().expect("an address")).to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the long-running commands have in common: their log, whom they tell that they serve, and
+//! their runtime.
+
+use std::{process::ExitCode, sync::Arc};
+
+use super::output::Failure;
+use crate::app::{announce::Announce, logging::Logging};
+
+/// Threads for everything but the proxy's workers: accepting, discovery, admin.
+const THREADS: usize = 2;
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Common {
+    /// What is logged: trace, debug, info, warn, error, off, or by module as outrigger=debug,h2=warn
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "OUTRIGGER_LOG")]
+    log: String,
+    /// When all serve, write the addresses really bound as one JSON line to this file descriptor
+    #[arg(long, value_name = "N", env = "OUTRIGGER_READY_FD")]
+    ready_fd: Option<u32>,
+    /// Standard input is a supervisor's socket: tell it the addresses, and end with it
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+impl Common {
+    /// Starts the program's log on stderr.
+    pub(super) fn start_log(&self) -> Result<Arc<Logging>, Failure> {
+        Ok(Arc::new(Logging::start(&self.log, None)?))
+    }
+
+    /// Whom to tell, besides stdout.
+    pub(super) fn announce(&self) -> Announce {
+        Announce { stdout: false, fd: self.ready_fd, supervisor: self.supervised }
+    }
+}
+
+/// Runs a role to its end.
+pub(super) fn run(
+    role: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(THREADS).thread_name("control").enable_all().build()?;
+    runtime.block_on(role)
+}

@@ -1,0 +1,242 @@
+//! `outrigger sidecar`: the data plane beside one workload, in a container, a unit or by hand.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, anyhow};
+
+use super::{output::Failure, role};
+use crate::{
+    app::{
+        admin,
+        announce::Announce,
+        bootstrap,
+        sidecar::{self, AppFlag, External, Listen, Mode, Options, TelemetryOptions, UpstreamFlag},
+    },
+    identity::{Files, JoinToken, disk::DataDirectory},
+    units::ServiceName,
+};
+
+/// systemd's name for the join token among its credentials.
+const TOKEN_CREDENTIAL: &str = "outrigger-token";
+
+const EXAMPLES: &str = "\
+Examples:
+  outrigger sidecar --service orders.shop --app grpc=:9090 \\
+      --control-plane 10.0.0.5:15010 --token-file token
+  outrigger sidecar --config mesh.yaml --app :9090 \\
+      --tls-cert orders.pem --tls-key orders-key.pem --tls-ca ca.pem
+
+With --config there is no control plane: SIGHUP reads the files again, and files with an error are
+not taken.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The service beside it, NAME or NAME.NAMESPACE [with --config, default: the certificate's]
+    #[arg(long, value_name = "NAME", required_unless_present = "config")]
+    #[arg(value_parser = service, env = "OUTRIGGER_SERVICE")]
+    service: Option<ServiceName>,
+    #[command(flatten)]
+    workload: Workload,
+    /// YAML file with all resources, instead of a control plane; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "OUTRIGGER_CONFIG")]
+    #[arg(conflicts_with_all = ["control_plane", "token_file"])]
+    #[arg(requires_all = ["tls_cert", "tls_key", "tls_ca"])]
+    config: Vec<PathBuf>,
+    /// PEM file with the certificate, leaf first; its SPIFFE ID says whose sidecar this is
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with its key, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// PEM file with the CA certificates to trust
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Where other sidecars come in; only with --app
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15006")]
+    #[arg(env = "OUTRIGGER_INBOUND")]
+    inbound: SocketAddr,
+    /// Where the application goes out: by authority, or as its HTTP proxy
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15001")]
+    #[arg(env = "OUTRIGGER_OUTBOUND")]
+    outbound: SocketAddr,
+    /// For operators on this machine: loopback or unix:PATH
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    #[arg(env = "OUTRIGGER_ADMIN")]
+    admin: admin::Address,
+    /// Where Prometheus reads /metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15020")]
+    #[arg(env = "OUTRIGGER_METRICS")]
+    metrics: admin::Address,
+    /// Where orchestrators ask for /ready and /live
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15021")]
+    #[arg(env = "OUTRIGGER_HEALTH")]
+    health: admin::Address,
+    #[command(flatten)]
+    common: role::Common,
+}
+
+/// The flags that `sidecar` and `run` share.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Workload {
+    /// A port of the application: [PORT_NAME_OR_NUMBER=]ADDRESS, such as :9090, grpc=:9090 or
+    /// 9090=unix:PATH; repeatable
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "OUTRIGGER_APP")]
+    pub(super) app: Vec<AppFlag>,
+    /// A local address that leads to one service: SERVICE[.NAMESPACE]:PORT[=LOCAL_ADDRESS], by
+    /// default a free port; repeatable
+    #[arg(long, value_name = "SERVICE:PORT", value_delimiter = ',', env = "OUTRIGGER_UPSTREAM")]
+    pub(super) upstream: Vec<UpstreamFlag>,
+    /// The control plane's API, HOST:PORT
+    #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_CONTROL_PLANE")]
+    pub(super) control_plane: Option<String>,
+    /// File with a join token, for the first start [default under systemd: its credential
+    /// outrigger-token]
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_TOKEN_FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// The host or IP address by which other sidecars reach this one [default: that of --inbound, or
+    /// the local address of the connection to the control plane]
+    #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_ADVERTISE")]
+    pub(super) advertise: Option<String>,
+    /// A label of the workload, KEY=VALUE; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    #[arg(env = "OUTRIGGER_LABEL")]
+    pub(super) label: Vec<(String, String)>,
+    /// Where it stands, such as eu-1/a
+    #[arg(long, value_name = "ZONE", env = "OUTRIGGER_ZONE", default_value = "")]
+    #[arg(hide_default_value = true)]
+    pub(super) zone: String,
+    /// Its name in the mesh [default: made at the first start, and kept]
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_WORKLOAD")]
+    pub(super) workload: Option<String>,
+    /// Where certificate and last configuration are kept [default: NAMESPACE.SERVICE in the state
+    /// directory, or the next free one]
+    #[arg(long, value_name = "DIR", env = "OUTRIGGER_DATA")]
+    pub(super) data: Option<PathBuf>,
+    /// Where spans go by OTLP over gRPC, such as http://127.0.0.1:4317 [default:
+    /// OTEL_EXPORTER_OTLP_ENDPOINT, else as the mesh says]
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP")]
+    pub(super) otlp: Option<String>,
+    /// Threads of the proxy [default: one per core]
+    #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) workers: Option<u16>,
+}
+
+/// A service as flags name it.
+pub(super) fn service(text: &str) -> Result<ServiceName, String> {
+    ServiceName::parse(text, "default").map_err(|error| format!("{text:?} {error}"))
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl Workload {
+    /// What these flags say, for a sidecar in this mode.
+    pub(super) fn options(&self, mode: Mode) -> Options {
+        let labels: BTreeMap<String, String> = self.label.iter().cloned().collect();
+        Options {
+            workload: self.workload.clone(),
+            apps: self.app.clone(),
+            upstreams: self.upstream.clone(),
+            advertise: self.advertise.clone(),
+            labels,
+            zone: self.zone.clone(),
+            workers: self.workers.map(usize::from),
+            telemetry: TelemetryOptions::new(self.otlp.clone(), &bootstrap::variable),
+            external: External::new(&bootstrap::variable),
+            ..Options::new(mode)
+        }
+    }
+
+    /// The data directory: the one that was named, or the next free one of the service.
+    pub(super) fn open_data(&self, service: &ServiceName) -> Result<DataDirectory, Failure> {
+        if let Some(path) = &self.data {
+            return Ok(DataDirectory::open(path)?);
+        }
+        let name = format!("{}.{}", service.namespace, service.name);
+        Ok(bootstrap::open_free_directory(&bootstrap::state_directory()?.join(name))?)
+    }
+
+    /// The join token, if there is one. A file that is gone does no harm to who has joined already.
+    pub(super) fn token(&self, data: &DataDirectory) -> Result<Option<JoinToken>, Failure> {
+        let credential = || {
+            let path =
+                Path::new(&bootstrap::variable("CREDENTIALS_DIRECTORY")?).join(TOKEN_CREDENTIAL);
+            path.exists().then_some(path)
+        };
+        let Some(path) = self.token_file.clone().or_else(credential) else { return Ok(None) };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if data.load_svid()?.is_some() {
+                    return Ok(None);
+                }
+                return Err(Failure::new(anyhow!(error).context(path.display().to_string())));
+            }
+            Err(error) => return Err(anyhow!(error).context(path.display().to_string()).into()),
+        };
+        let token = JoinToken::parse(text.trim()).with_context(|| path.display().to_string())?;
+        Ok(Some(token))
+    }
+}
+
+impl Args {
+    fn mode(&self) -> Result<Mode, Failure> {
+        if let (Some(certificate), Some(key), Some(ca)) =
+            (&self.tls_cert, &self.tls_key, &self.tls_ca)
+        {
+            let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
+            return Ok(Mode::Static {
+                service: self.service.clone(),
+                configuration: self.config.clone(),
+                certificate: Files { certificate, key, ca },
+            });
+        }
+        let missing = "--control-plane ADDRESS, or --config FILE with certificates, is missing";
+        let server = self.workload.control_plane.clone();
+        let server = server.ok_or_else(|| Failure::usage(missing))?;
+        let service = self.service.clone();
+        let service = service.ok_or_else(|| Failure::usage("--service NAME is missing"))?;
+        let data = self.workload.open_data(&service)?;
+        let token = self.workload.token(&data)?;
+        Ok(Mode::Live { server, service, token, data, patience: None })
+    }
+
+    fn listen(&self) -> Listen {
+        Listen {
+            inbound: Some(self.inbound),
+            outbound: Some(self.outbound),
+            admin: Some(self.admin.clone()),
+            metrics: Some(self.metrics.clone()),
+            health: Some(self.health.clone()),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let logging = args.common.start_log()?;
+    if let Some(app) = args.workload.app.iter().find(|app| app.address.port() == Some(0)) {
+        let address = &app.address;
+        let why = format!("--app {address}: the application listens on no port 0");
+        return Err(Failure::usage(why));
+    }
+    let mut options = args.workload.options(args.mode()?);
+    options.listen = args.listen();
+    options.logging = Some(Arc::clone(&logging));
+    let announce = Announce { stdout: true, ..args.common.announce() };
+    role::run(async {
+        sidecar::serve(options, announce).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
