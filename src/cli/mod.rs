@@ -8,14 +8,6 @@ mod apply;
 mod check;
 mod context;
 mod control_plane;
-mod dev;
-mod environment;
-mod guarded;
-mod healthcheck;
-mod output;
-mod remote;
-mod role;
-mod run;
 mod delete;
 mod demo;
 mod describe;
@@ -29,9 +21,9 @@ mod output;
 mod remote;
 mod report;
 mod role;
+mod run;
 mod select;
 mod settle;
-mod run;
 mod shop;
 mod sidecar;
 mod status;
@@ -39,10 +31,11 @@ mod token;
 mod version;
 mod words;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::app::bootstrap;
 use output::Failure;
 
 /// What the root command says of itself.
@@ -53,9 +46,14 @@ const ABOUT: &str =
   outrigger run orders --app :9090 -- ./orders      a service with its sidecar
   outrigger status                                  how all of it is";
 
+/// The one rule for all flags.
+const VARIABLES: &str = "\
+Every flag can also stand in the environment: --token-file is OUTRIGGER_TOKEN_FILE. What is given
+several times stands there with commas between. A flag goes before its variable.";
+
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, about = ABOUT, propagate_version = true)]
-#[command(after_help = "Every flag can also stand in the environment: --data is OUTRIGGER_DATA.")]
+#[command(after_help = VARIABLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -81,6 +79,9 @@ enum Command {
     Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Become a command that ends with its parent
     #[command(hide = true, name = crate::app::child::GUARD_COMMAND)]
     Guarded(guarded::Args),
@@ -88,9 +89,6 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// Run a command with a sidecar beside it
     Run(Box<run::Args>),
-    /// List resources, or show some of them
-    #[command(visible_alias = "list")]
-    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -107,7 +105,7 @@ enum Command {
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
 /// refused or failed, 2 wrong usage.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -117,11 +115,31 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = without_variables(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// One rule for all flags is said once and not with each of them.
+fn without_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.hide_env(true)).mut_subcommands(without_variables)
+}
+
 /// Prints clap's answer: help and version are no failure, anything else is wrong usage.
 fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     if !error.use_stderr() {
-        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let gone = printed.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::BrokenPipe);
+        return if printed.is_ok() || gone { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let words: Vec<_> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if output::asks_for_json(&words, bootstrap::variable("OUTRIGGER_OUTPUT").as_deref()) {
+        let text = error.render().to_string();
+        let message = text.trim().strip_prefix("error: ").unwrap_or_else(|| text.trim());
+        // A failing stdout is not worth a second failure.
+        let _unheard = output::out(&output::json(&serde_json::json!({ "error": message })));
     }
     ExitCode::from(2)
 }
@@ -133,8 +151,6 @@ impl Command {
             Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
-            Self::Dev(args) => wait(dev::run(args)),
-            Self::Env(args) => environment::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
@@ -144,11 +160,6 @@ impl Command {
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Run(args) => run::run(&args),
-            Self::Delete(args) => wait(delete::run(args)),
-            Self::Describe(args) => wait(describe::run(args)),
-            Self::Dev(args) => wait(dev::run(args)),
-            Self::Env(args) => environment::run(&args),
-            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
