@@ -182,7 +182,11 @@ fn read(export: &ExportTraceServiceRequest) -> Vec<Span> {
                 id: number(&span.span_id),
                 parent: Some(number(&span.parent_span_id)).filter(|parent| *parent != 0),
                 service: service.clone(),
-                name: span.name.clone(),
+                name: match text(&span.attributes, "url.path") {
+                    // Of an HTTP request without a route the name is only its method.
+                    path if path.is_empty() || span.name.contains('/') => span.name.clone(),
+                    path => format!("{} {path}", span.name),
+                },
                 kind: match span.kind {
                     2 => Kind::Server,
                     3 => Kind::Client,

@@ -103,6 +103,21 @@ impl Trace {
         calls
     }
 
+    /// Every span with what it hangs on, for looking into a broken trace.
+    pub(super) fn list(&self) -> Vec<String> {
+        let one = |span: &Span| {
+            let kind = match (span.kind, span.attempt) {
+                (Kind::Server, _) => "server",
+                (_, true) => "attempt",
+                (Kind::Client, _) => "client",
+                (Kind::Internal, _) => "internal",
+            };
+            let parent = span.parent.map_or_else(|| "none".to_owned(), |id| format!("{id:016x}"));
+            format!("{:016x} below {parent}: {} {kind} {}", span.id, span.service, span.name)
+        };
+        self.spans.iter().map(one).collect()
+    }
+
     /// The requests as a tree, one line each, with how long they took.
     pub(super) fn tree(&self) -> Vec<String> {
         let mut below: BTreeMap<Option<u128>, Vec<&Span>> = BTreeMap::new();

@@ -105,7 +105,9 @@ pub(super) async fn trace(shop: &Shop) -> anyhow::Result<Evidence> {
     let trace = shop.collector.wait(id, SPANS_WITHIN, enough).await;
     let (spans, orphans) = (trace.spans().len(), trace.orphans().len());
     if (spans, orphans, trace.roots().len()) != (SPANS, 0, 1) {
-        let seen = format!("{spans} spans, {orphans} orphans, {} roots", trace.roots().len());
+        let roots = trace.roots().len();
+        let list = trace.list().join("\n        ");
+        let seen = format!("{spans} spans, {orphans} orphans, {roots} roots:\n        {list}");
         return Err(unlike(format!("{SPANS} spans below one root in trace {id:032x}"), seen));
     }
     if trace.calls() != CALLS {
