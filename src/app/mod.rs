@@ -1,6 +1,5 @@
 //! The composition root: roles, bootstrap, admin. Only this module and the command line above it
 //! know every part; everything else gets what it needs as arguments.
-
 pub mod admin;
 pub mod announce;
 pub mod bootstrap;

@@ -103,7 +103,7 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let _logging = args.common.start_log()?;
+    let _logging = args.common.start_log(None)?;
     let options = args.options()?;
     let announce = Announce { stdout: true, ..args.common.announce() };
     role::run(async {

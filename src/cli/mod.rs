@@ -13,6 +13,7 @@ mod describe;
 mod dev;
 mod environment;
 mod get;
+mod guarded;
 mod healthcheck;
 mod manifest;
 mod output;
@@ -21,6 +22,7 @@ mod report;
 mod role;
 mod select;
 mod settle;
+mod run;
 mod shop;
 mod sidecar;
 mod status;
@@ -71,8 +73,13 @@ enum Command {
     /// List resources, or show some of them
     #[command(visible_alias = "list")]
     Get(get::Args),
+    /// Become a command that ends with its parent
+    #[command(hide = true, name = crate::app::child::GUARD_COMMAND)]
+    Guarded(guarded::Args),
     /// Ask the sidecar on this machine whether it is ready
     Healthcheck(healthcheck::Args),
+    /// Run a command with a sidecar beside it
+    Run(Box<run::Args>),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -120,7 +127,9 @@ impl Command {
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
+            Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
+            Self::Run(args) => run::run(&args),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),

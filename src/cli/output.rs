@@ -121,6 +121,12 @@ impl Failure {
         self
     }
 
+    /// With another exit code.
+    pub(super) fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
     /// Also prints the failure as JSON to stdout, if the command was asked for JSON.
     pub(super) fn in_format(mut self, format: Format) -> Self {
         self.json = format.is_json();

@@ -1,7 +1,7 @@
 //! What the long-running commands have in common: their log, whom they tell that they serve, and
 //! their runtime.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use super::output::Failure;
 use crate::app::{announce::Announce, logging::Logging};
@@ -23,9 +23,9 @@ pub(super) struct Common {
 }
 
 impl Common {
-    /// Starts the program's log on stderr.
-    pub(super) fn start_log(&self) -> Result<Arc<Logging>, Failure> {
-        Ok(Arc::new(Logging::start(&self.log, None)?))
+    /// Starts the program's log, on stderr or in a file.
+    pub(super) fn start_log(&self, file: Option<&Path>) -> Result<Arc<Logging>, Failure> {
+        Ok(Arc::new(Logging::start(&self.log, file)?))
     }
 
     /// Whom to tell, besides stdout.

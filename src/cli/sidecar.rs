@@ -225,7 +225,7 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let logging = args.common.start_log()?;
+    let logging = args.common.start_log(None)?;
     if let Some(app) = args.workload.app.iter().find(|app| app.address.port() == Some(0)) {
         let address = &app.address;
         let why = format!("--app {address}: the application listens on no port 0");

@@ -320,6 +320,9 @@ impl<'a> Starter<'a> {
         arguments.flag("--control-plane", server);
         arguments.flag("--token-file", token);
         arguments.flag("--data", self.options.data.join(name));
+        // The namespace before the number is only for telling instances apart here.
+        let number = name.rsplit('-').next().unwrap_or_default();
+        arguments.flag("--workload", format!("{}-{number}", service.name));
         for (label, value) in &service.labels {
             arguments.flag("--label", format!("{label}={value}"));
         }
