@@ -37,11 +37,6 @@ pub(super) struct Connected {
 }
 
 impl Remote {
-    /// The context that is meant.
-    pub(super) fn context(&self) -> Result<NamedContext, Failure> {
-        Ok(self.choose()?.0)
-    }
-
     /// Reads context and credential; connects at the first call.
     pub(super) fn connect(&self) -> Result<Connected, Failure> {
         let (named, contexts) = self.choose()?;

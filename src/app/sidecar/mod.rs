@@ -85,8 +85,11 @@ impl Sidecar {
         let servers = start::operators(&options.listen, &state, &mut addresses).await?;
         let mut tasks = Tasks::new();
         match own {
-            Some(identity) => start::files(options, &state, identity, &mut addresses).await?,
-            None => start::live(options, &state, &mut addresses, &mut tasks).await?,
+            // Boxed: the largest part of a future that callers nest in their own.
+            Some(identity) => {
+                Box::pin(start::files(options, &state, identity, &mut addresses)).await?;
+            }
+            None => Box::pin(start::live(options, &state, &mut addresses, &mut tasks)).await?,
         }
         certificate.set(true);
         let running = state.running.get().expect("both ways of starting set it");
