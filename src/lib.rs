@@ -24,11 +24,6 @@ pub mod control;
 pub mod http;
 pub mod identity;
 pub mod net;
-#[allow(
-    dead_code,
-    clippy::type_complexity,
-    reason = "its parts land before the story that uses them"
-)]
 pub mod proxy;
 pub mod reason;
 pub mod resilience;

@@ -45,6 +45,48 @@ pub fn from_reset(code: u32) -> GrpcCode {
     }
 }
 
+/// Whether more than one message went by, read from the lengths before them. Stops to look at the
+/// second one, so that a stream costs nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Messages {
+    whole: u8,
+    /// Bytes of the current message's prefix that have been read.
+    prefix: u8,
+    /// The length being read, then what is missing of it.
+    left: u32,
+}
+
+/// One byte of flags and four of length (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX_BYTES: u8 = 5;
+
+impl Messages {
+    /// Reads on.
+    pub fn see(&mut self, mut data: &[u8]) {
+        while self.whole < 2 && !data.is_empty() {
+            if self.prefix < PREFIX_BYTES {
+                if self.prefix > 0 {
+                    self.left = self.left << 8 | u32::from(data[0]);
+                }
+                self.prefix += 1;
+                data = &data[1..];
+            } else {
+                let skipped = usize::try_from(self.left).unwrap_or(usize::MAX).min(data.len());
+                data = &data[skipped..];
+                self.left -= u32::try_from(skipped).unwrap_or(self.left);
+            }
+            if self.prefix == PREFIX_BYTES && self.left == 0 {
+                self.whole += 1;
+                self.prefix = 0;
+            }
+        }
+    }
+
+    /// Whether there was more than one, as far as was seen.
+    pub fn many(&self) -> bool {
+        self.whole > 1 || (self.whole == 1 && self.prefix > 0)
+    }
+}
+
 /// `grpc-status` and `grpc-message`.
 pub fn fields(code: GrpcCode, message: &str) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(4);
@@ -71,7 +113,7 @@ fn encode_message(message: &str) -> HeaderValue {
 mod tests {
     use ::http::{HeaderMap, HeaderValue};
 
-    use super::{MESSAGE, STATUS, fields, from_http, from_reset, status};
+    use super::{MESSAGE, Messages, STATUS, fields, from_http, from_reset, status};
     use crate::reason::GrpcCode;
 
     #[test]
@@ -96,6 +138,25 @@ mod tests {
         let map = fields(GrpcCode::Internal, "50% of \u{e9}\n");
         assert_eq!(map.get(STATUS).map(HeaderValue::as_bytes), Some(&b"13"[..]));
         assert_eq!(map.get(MESSAGE).map(HeaderValue::as_bytes), Some(&b"50%25 of %C3%A9%0A"[..]));
+    }
+
+    #[test]
+    fn messages_are_counted_however_they_are_cut() {
+        let one = [0, 0, 0, 0, 3, 1, 2, 3];
+        let two = [one.as_slice(), &one].concat();
+        for (bytes, many) in [
+            (&one[..], false),
+            (&one[..6], false),
+            (&two, true),
+            (&two[..9], true),
+            (&[0; 10], true),
+        ] {
+            for step in 1..=bytes.len() {
+                let mut messages = Messages::default();
+                bytes.chunks(step).for_each(|part| messages.see(part));
+                assert_eq!(messages.many(), many, "{bytes:?} by {step}");
+            }
+        }
     }
 
     #[test]

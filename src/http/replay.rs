@@ -18,6 +18,8 @@ use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::grpc;
+
 /// The caller's side of a request body: counts it, keeps it and hands it to attempts.
 #[derive(Debug)]
 pub struct Replay<B> {
@@ -55,6 +57,7 @@ struct Shared<B> {
     waker: Option<Waker>,
     bytes: u64,
     frames: u64,
+    messages: grpc::Messages,
 }
 
 /// Why an attempt's body ended early. Its source is an HTTP/2 CANCEL, which is what hyper then resets
@@ -101,6 +104,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
                 waker: None,
                 bytes: 0,
                 frames: 0,
+                messages: grpc::Messages::default(),
             })),
         }
     }
@@ -138,6 +142,11 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
     /// Frames read from the caller: changes whenever the caller sends something.
     pub fn frames(&self) -> u64 {
         self.shared.borrow().frames
+    }
+
+    /// Whether the caller sent more than one gRPC message, if they are such.
+    pub fn many_messages(&self) -> bool {
+        self.shared.borrow().messages.many()
     }
 }
 
@@ -184,6 +193,7 @@ where
                 Ok(data) => {
                     self.frames += 1;
                     self.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.messages.see(&data);
                     self.keep(&data);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -26,6 +26,7 @@ use crate::{
     reason::Reason,
     spiffe::SpiffeId,
     tls::{self, Identity, Sni},
+    units::ServiceName,
 };
 
 /// Where a connection goes.
@@ -63,8 +64,10 @@ impl fmt::Display for Where {
 pub(super) struct Expected {
     /// What the peer must prove.
     pub(super) identity: SpiffeId,
-    /// Which port of which service is meant.
-    pub(super) sni: Sni,
+    /// Which service is meant.
+    pub(super) service: ServiceName,
+    /// Which of its ports.
+    pub(super) port: u16,
 }
 
 /// Who a connection's peer has proved to be.
@@ -172,7 +175,8 @@ impl Dialer {
             reason: Reason::PeerIdentity,
             what: format!("{to}: {what}"),
         };
-        let name = expected.sni.server_name().map_err(|error| wrong(error.to_string()))?;
+        let sni = Sni { port: expected.port, service: expected.service.clone() };
+        let name = sni.server_name().map_err(|error| wrong(error.to_string()))?;
         let connector = TlsConnector::from(identity.client_config(&expected.identity));
         let stream = connector.connect(name, tcp).await.map_err(|error| {
             tls::identity_failure(&error).map_or_else(

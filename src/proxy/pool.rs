@@ -75,8 +75,11 @@ struct Place {
     http2: RefCell<Vec<Rc<Http2>>>,
     http1: RefCell<Vec<Http1>>,
     /// One HTTP/2 connection is opened at a time; whoever needs it waits for the same outcome.
-    connecting: RefCell<Option<Shared<LocalBoxFuture<'static, Result<(), DialError>>>>>,
+    connecting: RefCell<Option<Opening>>,
 }
+
+/// A connection on its way.
+type Opening = Shared<LocalBoxFuture<'static, Result<(), DialError>>>;
 
 struct Http2 {
     sender: http2::SendRequest<ReplayBody<Incoming>>,
@@ -153,17 +156,14 @@ impl Pool {
         let idle = place.take_http1(now);
         let connection = match idle {
             Some(connection) => connection,
-            None => open_http1(&self.dialer, &place.key.to, bound, self.age_max).await?,
+            // Boxed, so that the futures of requests that find one stay small.
+            None => Box::pin(open_http1(&self.dialer, &place.key.to, bound, self.age_max)).await?,
         };
         Ok(Lease(LeaseOf::Http1 { place, connection: Some(connection) }))
     }
 
     /// Joins the opening of a connection, or begins it. It runs on when this is cancelled.
-    fn connecting(
-        &self,
-        place: &Rc<Place>,
-        bound: Duration,
-    ) -> Shared<LocalBoxFuture<'static, Result<(), DialError>>> {
+    fn connecting(&self, place: &Rc<Place>, bound: Duration) -> Opening {
         if let Some(connecting) = place.connecting.borrow().as_ref() {
             return connecting.clone();
         }

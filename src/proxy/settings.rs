@@ -155,6 +155,16 @@ pub(super) const HTTP1_IDLE_CONNECTIONS_MAX: usize = 64;
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// How long before a peer's certificate ends its connection takes no new requests.
 pub(super) const EXPIRY_GRACE: Duration = Duration::from_secs(30);
+/// Connections that one side takes at a time.
+pub(super) const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Sockets that a worker has been handed and not looked at.
+pub(super) const HANDED_MAX: usize = 256;
+/// How long an acceptor pauses after an error that is no single connection's.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Streams that a peer may have reset before they were looked at ("rapid reset", CVE-2023-44487).
+pub(super) const RESET_STREAMS_MAX: usize = 64;
+/// Streams of one connection that end by errors of the peer, before the connection does.
+pub(super) const ERROR_STREAMS_MAX: usize = 256;
 /// TCP to the own application, which is on the same machine.
 pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.

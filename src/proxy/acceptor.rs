@@ -1,0 +1,163 @@
+//! Listeners. One acceptor hands each socket to the worker with the fewest connections: with one
+//! listener per worker the kernel would spread them by hash, and a few long-lived connections would
+//! often leave a worker idle. TLS runs on the worker, so that a slow handshake holds up nobody here.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{
+    connection::Side,
+    core::Core,
+    settings::{Address, CONNECTIONS_MAX},
+    start::StartError,
+    worker::{Crew, Handed, Socket},
+};
+use crate::{
+    net::{self, ListenError},
+    task::Drain,
+};
+
+/// A listener that is open.
+pub(super) enum Listener {
+    /// TCP.
+    Tcp(TcpListener, SocketAddr),
+    /// A Unix socket, whose file goes when the listener does.
+    Unix(UnixListener, SocketFile),
+}
+
+impl Listener {
+    pub(super) fn open(address: &Address) -> Result<Self, StartError> {
+        match address {
+            Address::Tcp(address) => Self::tcp(net::listen(*address)?),
+            Address::Unix(path) => {
+                Self::unix(path).map_err(|source| StartError::Unix { path: path.clone(), source })
+            }
+        }
+    }
+
+    pub(super) fn tcp(listener: TcpListener) -> Result<Self, StartError> {
+        let unknown = SocketAddr::from((IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+        let address =
+            listener.local_addr().map_err(|source| ListenError { address: unknown, source })?;
+        Ok(Self::Tcp(listener, address))
+    }
+
+    fn unix(path: &Path) -> io::Result<Self> {
+        // A socket file that nobody listens on is left over from a process that was killed.
+        if std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        Ok(Self::Unix(listener, SocketFile(path.to_owned())))
+    }
+
+    /// Where it listens, if that is an address.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(*address),
+            Self::Unix(..) => None,
+        }
+    }
+
+    /// The next connection. Cancel safe.
+    async fn accept(&self) -> io::Result<(Socket, Arc<str>, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener, _) => {
+                let (stream, peer) = net::accept(listener).await?;
+                Ok((Socket::Tcp(stream.into_std()?), peer.to_string().into(), Some(peer)))
+            }
+            Self::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await?;
+                let address = format!("unix:{}", file.0.display());
+                Ok((Socket::Unix(stream.into_std()?), address.into(), None))
+            }
+        }
+    }
+}
+
+/// The file of a Unix socket.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+/// Connections of one side; beyond the limit new ones are closed at once. Sides are counted apart,
+/// so that strangers can not lock the application out.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Limit(Arc<AtomicUsize>);
+
+/// A connection that counts.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Limit {
+    fn count(&self) -> Option<Counted> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted::of(&self.0);
+        (before < CONNECTIONS_MAX).then_some(counted)
+    }
+}
+
+impl Counted {
+    /// Takes one off `counter` when dropped; the caller has added it.
+    pub(super) fn of(counter: &Arc<AtomicUsize>) -> Self {
+        Self(Arc::clone(counter))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts until asked to end, and then closes the listener: who dials it then is refused, which
+/// tells a sidecar that its request was unseen.
+pub(super) async fn accept(
+    core: Arc<Core>,
+    crew: Arc<Crew>,
+    listener: Listener,
+    side: Side,
+    drain: Drain,
+    limit: Limit,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.signalled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, address, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // A Unix listener's errors are of one connection, or pass: no descriptors left.
+                tracing::warn!(%error, "can not accept a connection");
+                tokio::time::sleep(super::settings::ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(counted) = limit.count() else {
+            tracing::warn!(%address, max = CONNECTIONS_MAX, "too many connections; one was closed");
+            continue;
+        };
+        let looped = peer.is_some_and(|peer| core.own_sockets.contains(peer));
+        let side = side.clone();
+        let handed = Handed { socket, side, address, looped, guard: drain.guard(), counted };
+        crew.hand(handed).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! To the application: which of its ports is meant, whether the caller may, and on what terms. SNI
+//! names the port and nothing else; a plaintext caller's authority does.
+
+use std::sync::Arc;
+
+use super::{connection::Side, core::Core, core::Running, dial::Where, route::Route};
+use crate::{
+    authz,
+    http::{Head, answer::Rejection},
+    reason::Reason,
+    routing::Authority,
+    snapshot::{Bulkhead, InboundPort},
+    telemetry::metrics::Decision,
+    tls,
+};
+
+/// Where a request to the application goes, and the policy that let it pass.
+///
+/// # Errors
+/// Whatever keeps it from going there, with the policy that denied it.
+pub(super) async fn route(
+    core: &Core,
+    side: &Side,
+    caller: &str,
+    head: &Head<'_>,
+    policy: &mut Arc<str>,
+) -> Result<Route, Rejection> {
+    let running = core.first_answer(|running| Ok(Some(Arc::clone(running)))).await?;
+    let port = port(&running, side, head)?.clone();
+    authorize(core, &running, side, head, &port, policy)?;
+    let none = || Rejection::unseen(Reason::Internal, "a port without an application");
+    let entry = Arc::clone(running.table.app(port.number).ok_or_else(none)?);
+    let app = Where::from(&core.settings.app(port.number, port.local));
+    let limits = running.snapshot.inbound.caller_bulkhead;
+    let bulkhead = limits
+        .as_ref()
+        .map(|limits: &Bulkhead| (running.table.caller(caller, limits), limits.wait_max));
+    let own = core.identity.as_ref().map(|identity| identity.id());
+    let client_cert = side.peer().zip(own).map(|(peer, own)| tls::xfcc(&own, peer));
+    Ok(Route {
+        entry,
+        port: port.number,
+        protocol: port.protocol,
+        rule: None,
+        backend: None,
+        bulkhead,
+        app: Some(app),
+        by_proxy: None,
+        authority: head.authority.to_owned(),
+        client_cert,
+        running,
+    })
+}
+
+fn port<'a>(
+    running: &'a Running,
+    side: &Side,
+    head: &Head<'_>,
+) -> Result<&'a InboundPort, Rejection> {
+    let ports = &running.snapshot.inbound.ports;
+    let named = match side.sni() {
+        Some(sni) => Some(sni.port),
+        None => Authority::parse(head.authority).ok().and_then(|authority| authority.port),
+    };
+    let by_name = ports.iter().find(|port| Some(port.number) == named);
+    // A plaintext caller dials the sidecar's own port, which names none of the application's.
+    let only = || match ports.as_slice() {
+        [only] if side.sni().is_none() => Some(only),
+        _ => None,
+    };
+    by_name.or_else(only).ok_or_else(|| {
+        let service = &running.snapshot.node.service;
+        let what = match named {
+            Some(port) => format!("no application of {service} serves port {port} here"),
+            None => format!("no port of {service} was named"),
+        };
+        Rejection::unseen(Reason::NoRoute, what)
+    })
+}
+
+fn authorize(
+    core: &Core,
+    running: &Running,
+    side: &Side,
+    head: &Head<'_>,
+    port: &InboundPort,
+    policy: &mut Arc<str>,
+) -> Result<(), Rejection> {
+    let snapshot = &running.snapshot;
+    let peer = side.peer().map(|peer| &peer.id);
+    let decision = authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port);
+    if let Some(name) = decision.policy {
+        *policy = Arc::from(name);
+    }
+    let metrics = core.telemetry.metrics();
+    if decision.audited {
+        metrics.decision(Decision::Audited);
+    }
+    let Some(reason) = decision.reason() else {
+        metrics.decision(Decision::Allowed);
+        return Ok(());
+    };
+    metrics.decision(Decision::Denied);
+    let who = peer.map_or("a caller without an identity", |peer| peer.as_str());
+    let by = decision.policy.unwrap_or("the mesh's default");
+    Err(Rejection::unseen(reason, format!("{who} may not, says {by}")))
+}

@@ -1,0 +1,232 @@
+//! From the application: which service its authority means, which rule matches, which backend the
+//! request gets. The first use of a service asks for it and waits a bounded time.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    core::{Core, Running},
+    destination::Entry,
+    route::Route,
+};
+use crate::{
+    http::{Head, answer::Rejection},
+    reason::Reason,
+    routing::{self, Authority, Resolution},
+    snapshot::{Protocol, Rule},
+    units::ServiceName,
+};
+
+/// What an authority leads to.
+pub(super) enum Destination {
+    /// A service of the mesh.
+    Mesh { running: Arc<Running>, service: ServiceName, port: Option<u16> },
+    /// Something else, which may pass.
+    External { running: Arc<Running>, authority: Authority },
+}
+
+/// Finds out what an authority means, or takes the service that the listener leads to.
+///
+/// # Errors
+/// When it is malformed, unknown, not permitted, or not answered in time.
+pub(super) async fn resolve(
+    core: &Core,
+    fixed: Option<&(ServiceName, u16)>,
+    authority: &str,
+) -> Result<Destination, Rejection> {
+    let mut wanted = None;
+    let found = |running: &Arc<Running>| match look_up(running, fixed, authority) {
+        Resolution::Mesh { service, port } => {
+            let running = Arc::clone(running);
+            Ok(Some(Destination::Mesh { running, service, port }))
+        }
+        Resolution::Ask(service) => {
+            want(core, &mut wanted, service);
+            Ok(None)
+        }
+        Resolution::Unknown(service) => Err(Rejection::unseen(
+            Reason::UnknownService,
+            format!("the mesh has no service {service}"),
+        )),
+        Resolution::External(authority) if running.snapshot.mesh.egress_allowed => {
+            let running = Arc::clone(running);
+            Ok(Some(Destination::External { running, authority }))
+        }
+        Resolution::External(authority) => Err(Rejection::unseen(
+            Reason::Denied,
+            format!("{authority} is outside the mesh and egress is denied"),
+        )),
+        Resolution::Malformed(error) => {
+            Err(Rejection::unseen(Reason::Malformed, format!("the authority {error}")))
+        }
+    };
+    core.first_answer(found).await
+}
+
+fn look_up(running: &Running, fixed: Option<&(ServiceName, u16)>, authority: &str) -> Resolution {
+    let Some((service, port)) = fixed else {
+        return routing::resolve(&running.snapshot, authority);
+    };
+    match running.snapshot.destinations.get(service) {
+        Some(Some(_)) => Resolution::Mesh { service: service.clone(), port: Some(*port) },
+        Some(None) => Resolution::Unknown(service.clone()),
+        None => Resolution::Ask(service.clone()),
+    }
+}
+
+/// Asks for a service once.
+fn want(core: &Core, wanted: &mut Option<ServiceName>, service: ServiceName) {
+    if wanted.as_ref() != Some(&service) {
+        core.discover.want(&service);
+        *wanted = Some(service);
+    }
+}
+
+/// Where a request from the application goes.
+///
+/// # Errors
+/// Whatever keeps it from going anywhere.
+pub(super) async fn route(
+    core: &Core,
+    fixed: Option<&(ServiceName, u16)>,
+    head: &Head<'_>,
+) -> Result<Route, Rejection> {
+    match resolve(core, fixed, head.authority).await? {
+        Destination::External { running, authority } => external(core, running, &authority),
+        Destination::Mesh { service, port, .. } => {
+            // A route may lead to services that nobody has asked for yet.
+            let random = fastrand::u64(..);
+            let mut wanted = None;
+            let mut found = core
+                .first_answer(|running| {
+                    let found = mesh(running, &service, port, head, random)?;
+                    if let Found::Ask(backend) = found {
+                        want(core, &mut wanted, backend);
+                        return Ok(None);
+                    }
+                    Ok(Some(found))
+                })
+                .await?;
+            let Found::Route(route) = &mut found else {
+                return Err(Rejection::unseen(Reason::Internal, "a route without an answer"));
+            };
+            if let Some((service, port)) = fixed {
+                route.authority = format!("{service}:{port}");
+            }
+            let Found::Route(route) = found else {
+                return Err(Rejection::unseen(Reason::Internal, "a route without an answer"));
+            };
+            Ok(*route)
+        }
+    }
+}
+
+enum Found {
+    Route(Box<Route>),
+    Ask(ServiceName),
+}
+
+fn mesh(
+    running: &Arc<Running>,
+    service: &ServiceName,
+    asked: Option<u16>,
+    head: &Head<'_>,
+    random: u64,
+) -> Result<Found, Rejection> {
+    let unknown = || Rejection::unseen(Reason::UnknownService, format!("{service} is gone"));
+    let entry = running.table.destination(service).ok_or_else(unknown)?;
+    let chosen = routing::choose_port(&entry.destination, asked)
+        .map_err(|no_port| Rejection::unseen(Reason::NoRoute, no_port.to_string()))?;
+    let rule = routing::select(chosen.port, head).ok_or_else(|| {
+        let what = format!("no rule of {service}:{} matches {}", chosen.number, head.path);
+        Rejection::unseen(Reason::NoRoute, what)
+    })?;
+    let route = |entry: &Arc<Entry>, port: u16, protocol, backend| {
+        let bulkhead = entry.bulkhead.as_ref();
+        let wait_max = entry.destination.settings.bulkhead.wait_max;
+        Found::Route(Box::new(Route {
+            running: Arc::clone(running),
+            entry: Arc::clone(entry),
+            port,
+            protocol,
+            rule: Some(Arc::clone(rule)),
+            backend,
+            bulkhead: bulkhead.map(|bulkhead| (Arc::clone(bulkhead), wait_max)),
+            app: None,
+            by_proxy: None,
+            authority: head.authority.to_owned(),
+            client_cert: None,
+        }))
+    };
+    if chosen.port.rules.is_none() {
+        opaque(chosen.port.protocol, service, chosen.number)?;
+        return Ok(route(entry, chosen.number, chosen.port.protocol, None));
+    }
+    let backend = routing::split(rule, random);
+    let target = backend.and_then(|backend| backend.target.as_ref());
+    let (name, port) = target.ok_or_else(|| invalid(rule, "a backend that does not exist"))?;
+    let index = rule.backends.iter().position(|other| backend.is_some_and(|it| it == other));
+    match running.snapshot.destinations.get(name) {
+        None => return Ok(Found::Ask(name.clone())),
+        Some(None) => return Err(invalid(rule, &format!("{name}, which does not exist"))),
+        Some(Some(_)) => {}
+    }
+    let backend =
+        running.table.destination(name).ok_or_else(|| invalid(rule, &format!("{name}, gone")))?;
+    let asked = if *port == 0 { asked.or(Some(chosen.number)) } else { Some(*port) };
+    let port = routing::choose_port(&backend.destination, asked)
+        .map_err(|no_port| invalid(rule, &no_port.to_string()))?;
+    opaque(port.port.protocol, name, port.number)?;
+    Ok(route(backend, port.number, port.port.protocol, index))
+}
+
+fn invalid(rule: &Rule, what: &str) -> Rejection {
+    let what = format!("{} rule {} leads to {what}", rule.id.route, rule.id.rule);
+    Rejection::unseen(Reason::BackendInvalid, what)
+}
+
+/// Opaque bytes have no requests.
+fn opaque(protocol: Protocol, service: &ServiceName, port: u16) -> Result<(), Rejection> {
+    if protocol == Protocol::Opaque {
+        let what = format!("{service}:{port} is an opaque port and takes no HTTP requests");
+        return Err(Rejection::unseen(Reason::NoRoute, what));
+    }
+    Ok(())
+}
+
+/// A request to a name outside the mesh, in plaintext: `http_proxy` clients send it so.
+fn external(core: &Core, running: Arc<Running>, authority: &Authority) -> Result<Route, Rejection> {
+    let port = authority.port.unwrap_or(80);
+    if Some(port) == core.settings.outbound.map(|own| own.port())
+        && authority.ip().is_some_and(|ip| ip.is_loopback())
+    {
+        let what = format!("{authority} is this proxy; name a service in the authority");
+        return Err(Rejection::unseen(Reason::NoRoute, what));
+    }
+    let entry = Entry::external(authority, port, Instant::now().into_std());
+    Ok(Route {
+        running,
+        entry: Arc::new(entry),
+        port,
+        protocol: Protocol::Detect,
+        rule: None,
+        backend: None,
+        bulkhead: None,
+        app: None,
+        by_proxy: proxy_for(core, &authority.host),
+        authority: authority.to_string(),
+        client_cert: None,
+    })
+}
+
+/// The inherited proxy, unless the host is reached without it.
+pub(super) fn proxy_for(core: &Core, host: &str) -> Option<String> {
+    let direct = core.settings.external_direct.iter().any(|direct| {
+        let domain = direct.trim_start_matches('.');
+        direct == "*"
+            || host == domain
+            || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+    });
+    core.settings.external_proxy.clone().filter(|_| !direct)
+}

@@ -1,0 +1,155 @@
+//! Workers: each is a thread with a runtime of its own, and owns the connections that it was handed,
+//! their streams and its pool of upstream connections. Nothing of those ever leaves the thread, so
+//! none of it needs a lock.
+
+use std::{
+    io,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpStream, UnixStream},
+    runtime,
+    sync::mpsc,
+    task::LocalSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    acceptor::Counted,
+    connection::{self, Accepted, Counts, Side},
+    core::Core,
+    io::AnyIo,
+    pool::Pool,
+    settings::{HANDED_MAX, SWEEP_EVERY},
+    start::StartError,
+};
+use crate::task::{self, DrainGuard};
+
+/// What a worker owns.
+pub(super) struct Worker {
+    pub(super) core: Arc<Core>,
+    pub(super) pool: Pool,
+}
+
+/// All workers of a proxy.
+pub(super) struct Crew {
+    seats: Vec<Seat>,
+}
+
+/// The acceptors' end of one worker. Dropping all of them ends the worker.
+struct Seat {
+    sockets: mpsc::Sender<(Handed, Counted)>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A socket on its way to a worker. It belongs to no runtime on the way.
+pub(super) struct Handed {
+    pub(super) socket: Socket,
+    pub(super) side: Side,
+    pub(super) address: Arc<str>,
+    pub(super) looped: bool,
+    /// Taken when it was accepted, so that no drain overlooks it.
+    pub(super) guard: DrainGuard,
+    /// Counts against the limit of its side.
+    pub(super) counted: Counted,
+}
+
+/// A socket without a runtime.
+pub(super) enum Socket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    fn open(self) -> io::Result<AnyIo> {
+        Ok(match self {
+            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// Starts as many as the settings say.
+pub(super) fn start(core: &Arc<Core>) -> Result<Crew, StartError> {
+    let seats = (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<io::Result<_>>();
+    Ok(Crew { seats: seats.map_err(StartError::Worker)? })
+}
+
+fn seat(core: &Arc<Core>) -> io::Result<Seat> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (sockets, handed) = mpsc::channel(HANDED_MAX);
+    let connections = Arc::new(AtomicUsize::new(0));
+    let core = Arc::clone(core);
+    let _joined_never = task::thread("worker", move || {
+        let local = LocalSet::new();
+        local.block_on(&runtime, work(core, handed));
+        drop(local);
+        // A name that is being looked up must not hold up the end.
+        runtime.shutdown_background();
+    })?;
+    Ok(Seat { sockets, connections })
+}
+
+impl Crew {
+    /// Hands a socket to the worker with the fewest connections. Waits while that one has too many
+    /// sockets that it has not looked at; may be cancelled, which closes the socket.
+    pub(super) async fn hand(&self, handed: Handed) {
+        let fewest = |seat: &&Seat| seat.connections.load(Ordering::Relaxed);
+        let Some(seat) = self.seats.iter().min_by_key(fewest) else { return };
+        seat.connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted::of(&seat.connections);
+        if seat.sockets.send((handed, counted)).await.is_err() {
+            tracing::error!("a worker is gone; a connection was closed");
+        }
+    }
+}
+
+/// Serves what it is handed until nobody can hand it anything any more.
+async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
+    let pool = Pool::new(Arc::clone(&core.dialer), core.settings.connection_age_max);
+    let worker = Rc::new(Worker { core, pool });
+    let _ends_with_the_thread = task::spawn_local("upkeep", upkeep(Rc::clone(&worker)));
+    while let Some((handed, busy)) = handed.recv().await {
+        let Handed { socket, side, address, looped, guard, counted } = handed;
+        let io = match socket.open() {
+            Ok(io) => io,
+            Err(error) => {
+                tracing::warn!(%address, %error, "a connection can not be served");
+                continue;
+            }
+        };
+        let counts = Counts { guard, _of_side: counted, _of_worker: busy };
+        let accepted = Accepted { io, side, address, looped, counts };
+        let serve = connection::serve(Rc::clone(&worker), accepted);
+        let _runs_on = task::spawn_local("connection", serve);
+    }
+}
+
+/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more.
+async fn upkeep(worker: Rc<Worker>) {
+    let mut sweep = interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = worker.core.identity.as_ref().map(|identity| identity.subscribe());
+    loop {
+        let changed = async {
+            match &mut changes {
+                Some(changes) => changes.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+            open = changed => {
+                worker.pool.recheck();
+                if !open {
+                    changes = None;
+                }
+            }
+        }
+    }
+}
