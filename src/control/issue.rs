@@ -40,7 +40,7 @@ const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
 /// How long a renewal by a valid certificate waits for its note to be on disk.
 const NOTE_MAX: Duration = Duration::from_secs(3);
 /// Certificates for one identity at once and per second: many replicas may start together.
-const ISSUES: (f64, f64) = (200.0, 5.0);
+const ISSUES: (f64, f64) = (500.0, 20.0);
 /// Failed joins of one address at once and per second.
 const FAILED_JOINS: (f64, f64) = (20.0, 0.5);
 

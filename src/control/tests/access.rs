@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use rustls_pki_types::ServerName;
-use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::{Code, Request, client::Grpc};
 use tonic_prost::ProstCodec;
@@ -167,15 +167,14 @@ async fn strangers_can_not_take_the_places_of_sidecars() {
         loop {
             let mut stranger = connect().await;
             let mut byte = [0];
-            match timeout(Duration::from_millis(500), stranger.read(&mut byte)).await {
+            match stranger.read(&mut byte).await {
                 // SETTINGS: there was a place left.
-                Ok(Ok(1)) => strangers.push(stranger),
-                ended => return ended,
+                Ok(1) => strangers.push(stranger),
+                _ => return,
             }
         }
     });
-    let refused = refused.await.expect("at once");
-    assert!(!matches!(refused, Ok(1..)), "{refused:?}");
+    refused.await;
     assert_eq!(
         answer(&plane.workload("shop/orders"), "/grpc.health.v1.Health/Check").await,
         Code::Ok
