@@ -8,14 +8,6 @@ mod apply;
 mod check;
 mod context;
 mod control_plane;
-mod dev;
-mod environment;
-mod guarded;
-mod healthcheck;
-mod output;
-mod remote;
-mod role;
-mod run;
 mod delete;
 mod describe;
 mod dev;
@@ -28,9 +20,9 @@ mod output;
 mod remote;
 mod report;
 mod role;
+mod run;
 mod select;
 mod settle;
-mod run;
 mod shop;
 mod sidecar;
 mod status;
@@ -78,6 +70,9 @@ enum Command {
     Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Become a command that ends with its parent
     #[command(hide = true, name = crate::app::child::GUARD_COMMAND)]
     Guarded(guarded::Args),
@@ -85,9 +80,6 @@ enum Command {
     Healthcheck(healthcheck::Args),
     /// Run a command with a sidecar beside it
     Run(Box<run::Args>),
-    /// List resources, or show some of them
-    #[command(visible_alias = "list")]
-    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
@@ -130,8 +122,6 @@ impl Command {
             Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
-            Self::Dev(args) => wait(dev::run(args)),
-            Self::Env(args) => environment::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
@@ -140,11 +130,6 @@ impl Command {
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
             Self::Run(args) => run::run(&args),
-            Self::Delete(args) => wait(delete::run(args)),
-            Self::Describe(args) => wait(describe::run(args)),
-            Self::Dev(args) => wait(dev::run(args)),
-            Self::Env(args) => environment::run(&args),
-            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),
             Self::Status(args) => wait(status::run(args)),
