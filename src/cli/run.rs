@@ -126,7 +126,7 @@ impl Args {
 
     /// By flags where they lead to a control plane, else by the context.
     async fn enter(&self) -> Result<(ServiceName, DataDirectory, Entry), Failure> {
-        let context = self.remote.choose().map(|(named, _)| named);
+        let context = self.remote.context();
         let namespace = context.as_ref().map_or("default", |named| named.context.namespace());
         let service = ServiceName::parse(&self.service, namespace)
             .map_err(|error| anyhow!("{:?} {error}", self.service))?;
