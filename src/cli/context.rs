@@ -8,7 +8,10 @@ use std::{
 use clap::Subcommand;
 
 use super::output::{self, Failure, Format, Output};
-use crate::app::context::{Context, Contexts, NamedContext};
+use crate::{
+    app::context::{Context, Contexts, NamedContext},
+    units::name::check_label,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -101,6 +104,13 @@ fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
         std::fs::metadata(&path).map_err(|error| anyhow::Error::new(error).context(context))?;
         Ok(path::absolute(path)?)
     };
+    if !is_address(&args.server) {
+        return Err(Failure::usage(format!("--server {:?} is no HOST:PORT", args.server)));
+    }
+    if let Some(namespace) = &args.namespace {
+        check_label(namespace)
+            .map_err(|wrong| Failure::usage(format!("--namespace {namespace:?}: {wrong}")))?;
+    }
     let context = Context {
         server: args.server,
         certificate_authority: file(args.cacert)?,
@@ -112,6 +122,12 @@ fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
     contexts.save()?;
     output::out(&format!("context {} added to {}\n", args.name, contexts.path().display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a connection can be tried there; port 0 is none.
+fn is_address(server: &str) -> bool {
+    let parts = server.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
 }
 
 fn list(contexts: &Contexts) -> String {

@@ -23,10 +23,12 @@ With one resource among them that can not be deleted nothing is.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// KIND NAME..., or KIND/NAME...; plurals and short names are understood
-    #[arg(value_name = "KIND NAME", required_unless_present = "files")]
-    #[arg(conflicts_with = "files")]
-    what: Vec<String>,
+    /// As grpcroute or gr; or KIND/NAME
+    #[arg(required_unless_present = "files", conflicts_with = "files")]
+    kind: Option<String>,
+    /// Which ones
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Delete what this file, directory or - (stdin) names; repeatable
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
     #[arg(value_delimiter = ',', env = "OUTRIGGER_FILE")]
@@ -56,7 +58,11 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
 async fn delete(args: Args) -> Result<ExitCode, Failure> {
     // What is wrong with the words is said whether there is a control plane or not.
-    let selection = if args.files.is_empty() { Some(select::parse(&args.what)?) } else { None };
+    let selection = if args.files.is_empty() {
+        Some(select::parse(args.kind.as_deref(), &args.names)?)
+    } else {
+        None
+    };
     let connected = args.remote.connect()?;
     let asked = args.namespace.as_deref();
     let namespace = asked.unwrap_or(&connected.namespace);

@@ -25,9 +25,11 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// KIND NAME..., or KIND/NAME...; plurals and short names are understood
-    #[arg(value_name = "KIND NAME", required = true)]
-    what: Vec<String>,
+    /// As grpcroute or gr; or KIND/NAME
+    kind: String,
+    /// Which ones
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// The namespace [default: the context's]
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
@@ -43,7 +45,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 async fn describe(args: Args) -> Result<ExitCode, Failure> {
-    let Selection::Named(named) = select::parse(&args.what)? else {
+    let Selection::Named(named) = select::parse(Some(&args.kind), &args.names)? else {
         return Err(Failure::usage("which one? outrigger describe KIND NAME"));
     };
     let connected = args.remote.connect()?;

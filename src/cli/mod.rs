@@ -31,10 +31,11 @@ mod token;
 mod version;
 mod words;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::app::bootstrap;
 use output::Failure;
 
 /// What the root command says of itself.
@@ -45,9 +46,14 @@ const ABOUT: &str =
   outrigger run orders --app :9090 -- ./orders      a service with its sidecar
   outrigger status                                  how all of it is";
 
+/// The one rule for all flags.
+const VARIABLES: &str = "\
+Every flag can also stand in the environment: --token-file is OUTRIGGER_TOKEN_FILE. What is given
+several times stands there with commas between. A flag goes before its variable.";
+
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, about = ABOUT, propagate_version = true)]
-#[command(after_help = "Every flag can also stand in the environment: --data is OUTRIGGER_DATA.")]
+#[command(after_help = VARIABLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -99,7 +105,7 @@ enum Command {
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
 /// refused or failed, 2 wrong usage.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -109,11 +115,31 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse() -> Result<Cli, clap::Error> {
+    let mut command = without_variables(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// One rule for all flags is said once and not with each of them.
+fn without_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(|argument| argument.hide_env(true)).mut_subcommands(without_variables)
+}
+
 /// Prints clap's answer: help and version are no failure, anything else is wrong usage.
 fn usage(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     if !error.use_stderr() {
-        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        let gone = printed.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::BrokenPipe);
+        return if printed.is_ok() || gone { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let words: Vec<_> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    if output::asks_for_json(&words, bootstrap::variable("OUTRIGGER_OUTPUT").as_deref()) {
+        let text = error.render().to_string();
+        let message = text.trim().strip_prefix("error: ").unwrap_or_else(|| text.trim());
+        // A failing stdout is not worth a second failure.
+        let _unheard = output::out(&output::json(&serde_json::json!({ "error": message })));
     }
     ExitCode::from(2)
 }

@@ -44,6 +44,22 @@ impl Format {
     }
 }
 
+/// Whether a command line asks for JSON, though it may be wrong otherwise.
+pub(super) fn asks_for_json(words: &[String], variable: Option<&str>) -> bool {
+    let own = words.iter().take_while(|word| *word != "--").collect::<Vec<_>>();
+    let asked = own.iter().enumerate().rev().find_map(|(i, word)| {
+        let next = || own.get(i + 1).map_or("", |next| next.as_str());
+        match word.as_str() {
+            "-o" | "--output" => Some(next()),
+            word => word.strip_prefix("--output=").or_else(|| {
+                let value = word.strip_prefix("-o")?;
+                Some(value.strip_prefix('=').unwrap_or(value))
+            }),
+        }
+    });
+    asked.or(variable) == Some("json")
+}
+
 /// Pretty JSON with a line end.
 pub(super) fn json(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
@@ -83,9 +99,9 @@ pub(super) fn coloured() -> bool {
 /// `-o`, as every command that prints something takes it.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Output {
-    /// How to print it
+    /// How to print it: table, wide, name, json or yaml
     #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table")]
-    #[arg(env = "OUTRIGGER_OUTPUT")]
+    #[arg(env = "OUTRIGGER_OUTPUT", hide_possible_values = true)]
     pub(super) format: Format,
 }
 
@@ -208,7 +224,26 @@ pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, table};
+    use super::{asks_for_json, printable, table};
+
+    #[test]
+    fn json_is_asked_for_in_every_way_that_the_parser_takes() {
+        for (line, variable, expected) in [
+            ("get -o json svc", None, true),
+            ("get -ojson", None, true),
+            ("get -o=json", None, true),
+            ("get --output json", None, true),
+            ("get --output=json", None, true),
+            ("get --output=json -o yaml", None, false),
+            ("get svc", Some("json"), true),
+            ("get svc -o table", Some("json"), false),
+            ("get svc -o", None, false),
+            ("run web -- cat -o json", None, false),
+        ] {
+            let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(asks_for_json(&words, variable), expected, "{line}");
+        }
+    }
 
     #[test]
     fn what_others_wrote_does_not_steer_the_terminal() {

@@ -39,7 +39,7 @@ pub(super) struct Connected {
 impl Remote {
     /// The context that is meant.
     pub(super) fn context(&self) -> Result<NamedContext, Failure> {
-        Ok(self.choose()?.0)
+        self.choose().map(|(named, _)| named)
     }
 
     /// Reads context and credential; connects at the first call.

@@ -17,18 +17,15 @@ pub(super) enum Selection {
 }
 
 /// Reads what stands after `get`, `delete` or `describe`.
-pub(super) fn parse(words: &[String]) -> Result<Selection, Failure> {
-    if words.iter().any(|word| word.contains('/')) {
-        return words
-            .iter()
-            .map(|word| named(word))
-            .collect::<Result<_, _>>()
-            .map(Selection::Named);
-    }
-    let Some((kinds, names)) = words.split_first() else {
+pub(super) fn parse(kind: Option<&str>, names: &[String]) -> Result<Selection, Failure> {
+    let Some(kind) = kind else {
         return Err(Failure::usage(format!("which kind? {}", known())));
     };
-    let kinds = parse_kinds(kinds)?;
+    let words = || std::iter::once(kind).chain(names.iter().map(String::as_str));
+    if words().any(|word| word.contains('/')) {
+        return words().map(named).collect::<Result<_, _>>().map(Selection::Named);
+    }
+    let kinds = parse_kinds(kind)?;
     if names.is_empty() {
         return Ok(Selection::Kinds(kinds));
     }
@@ -82,11 +79,13 @@ fn known() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Selection, parse};
-    use crate::resource::Kind;
+    use super::Selection;
+    use crate::{cli::output::Failure, resource::Kind};
 
-    fn words(text: &str) -> Vec<String> {
-        text.split_whitespace().map(str::to_owned).collect()
+    fn parse(text: &str) -> Result<Selection, Failure> {
+        let mut words = text.split_whitespace();
+        let kind = words.next();
+        super::parse(kind, &words.map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
@@ -102,16 +101,16 @@ mod tests {
             ("gr/a service/b", named(&[(Kind::GrpcRoute, "a"), (Kind::Service, "b")])),
             ("gr,hr a", named(&[(Kind::GrpcRoute, "a"), (Kind::HttpRoute, "a")])),
         ] {
-            assert_eq!(parse(&words(text)).expect(text), expected, "{text}");
+            assert_eq!(parse(text).expect(text), expected, "{text}");
         }
     }
 
     #[test]
     fn what_is_no_kind_is_wrong_usage_with_the_nearest() {
         for text in ["", "pods", "gr/a b", "gr/", "gr/a/b", "svc,"] {
-            assert!(parse(&words(text)).is_err(), "{text}");
+            assert!(parse(text).is_err(), "{text}");
         }
-        let failure = format!("{:?}", parse(&words("servcies")).expect_err("misspelt"));
+        let failure = format!("{:?}", parse("servcies").expect_err("misspelt"));
         assert!(failure.contains("Some(\"services\")"), "{failure}");
     }
 }

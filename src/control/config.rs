@@ -222,8 +222,8 @@ impl ConfigService for Config {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let ends = auth::not_after(&auth::principal(&request)?).unwrap_or(SystemTime::UNIX_EPOCH);
-        let pb::WatchRequest { kinds, namespace } = request.into_inner();
-        let filter = Filter::parse(&kinds, namespace, "")?;
+        let pb::WatchRequest { kinds, namespace, selector } = request.into_inner();
+        let filter = Filter::parse(&kinds, namespace, &selector)?;
         let Ok(place) = Arc::clone(&self.watches).try_acquire_owned() else {
             let message = format!("there are {WATCHES_MAX} Watch streams already");
             return Err(Status::resource_exhausted(message));

@@ -31,6 +31,9 @@ const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// No wait is shorter: neither after a failure nor between two successes.
 const WAIT_MIN: Duration = Duration::from_millis(200);
+/// No wait after the certificate's end is longer: nothing works without it, so a control plane that
+/// is back must be noticed soon.
+const BACKOFF_EXPIRED_MAX: Duration = Duration::from_secs(5);
 /// The share of what is left of a life that one wait may take, as a divisor.
 const REMAINING_DIVISOR: u32 = 8;
 /// The wall clock is looked at again this often: a machine that slept wakes to an old certificate.
@@ -104,7 +107,7 @@ pub fn retry_after(times: u32, not_after: SystemTime, now: SystemTime, random: f
     let longest = BACKOFF_FIRST.saturating_mul(doubled).min(BACKOFF_MAX);
     let longest = match not_after.duration_since(now) {
         Ok(left) => longest.min(left / REMAINING_DIVISOR),
-        Err(_) => longest,
+        Err(_) => longest.min(BACKOFF_EXPIRED_MAX),
     };
     longest.mul_f64(random.clamp(0.0, 1.0)).max(WAIT_MIN)
 }
@@ -268,7 +271,8 @@ mod tests {
         let soon = base() + Duration::from_secs(40);
         assert_eq!(retry_after(9, soon, base(), 1.0), Duration::from_secs(5));
         assert_eq!(retry_after(9, base(), base(), 1.0), WAIT_MIN);
-        assert_eq!(retry_after(9, base() - HOUR, base(), 1.0), Duration::from_secs(256));
+        assert_eq!(retry_after(2, base() - HOUR, base(), 1.0), Duration::from_secs(2));
+        assert_eq!(retry_after(9, base() - HOUR, base(), 1.0), Duration::from_secs(5));
     }
 
     /// A control plane that fails so many times first.

@@ -1,12 +1,20 @@
 //! The commands that are clients of the API, as users run them, against a control plane that serves
 //! in this process.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use outrigger::control::{ControlPlane, Options};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    net::TcpListener,
+    process::Command,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
 
-use crate::harness::{Place, Said};
+use crate::harness::{Place, SOON, Said};
 
 const MESH: &str = "\
 apiVersion: outrigger.dev/v1
@@ -77,6 +85,14 @@ impl Mesh {
         drop(self.stop.take());
         (&mut self.serving).await.unwrap();
     }
+}
+
+/// The built program in that place, to be started by the test itself.
+fn command(place: &Place, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(args).env_clear().envs(place.environment()).current_dir(place.path("home"));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
 #[track_caller]
@@ -172,6 +188,23 @@ refused: 1 error, 2 resources. Nothing changed; revision is 0.
         (vec!["get", "pods"], 2, "error: no kind \"pods\"; kinds are services (svc)"),
         (vec!["get", "svc", "a", "-A"], 2, "error: a NAME is in one namespace"),
         (vec!["get", "svc", "-l", "=x"], 1, "error: selector: "),
+        (
+            vec![
+                "context",
+                "add",
+                "x",
+                "--server",
+                "nowhere",
+                "--cacert",
+                "mesh.yaml",
+                "--cert",
+                "mesh.yaml",
+                "--key",
+                "mesh.yaml",
+            ],
+            2,
+            "error: --server \"nowhere\" is no HOST:PORT",
+        ),
         (vec!["apply"], 2, "error: the following required arguments"),
     ] {
         let said = mesh.run(&args).await;
@@ -296,4 +329,62 @@ async fn without_a_context_every_command_says_how_to_get_one() {
     let said = place.run(&["check"]).await;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.stdout.starts_with("fail  context  no context: "), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_every_change_and_ends_with_its_control_plane() {
+    let mut mesh = Mesh::start().await;
+    let file = mesh.place.write("mesh.yaml", MESH);
+    let file = file.to_str().unwrap();
+    mesh.run(&["apply", "-f", file]).await.assert_done();
+    let mut watch = command(&mesh.place, &["get", "svc,tp", "-w", "-o", "json"]);
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        if told.len() == 2 {
+            mesh.run(&["delete", "svc/inventory", "tp/inventory"]).await.assert_done();
+        }
+        let line = timeout(SOON, lines.next_line()).await.unwrap().unwrap().expect("a line");
+        let event: Value = serde_json::from_str(&line).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        told.push(format!("{} {}", text(&event["type"]), text(&event["object"]["kind"])));
+    }
+    let expected =
+        ["ADDED Service", "ADDED TrafficPolicy", "DELETED Service", "DELETED TrafficPolicy"];
+    assert_eq!(told, expected);
+    mesh.stop().await;
+    let ended = timeout(SOON, watch.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_a_command_quietly() {
+    let mesh = Mesh::start().await;
+    let file = mesh.place.write("mesh.yaml", MESH);
+    let file = file.to_str().unwrap();
+    mesh.run(&["apply", "-f", file]).await.assert_done();
+    for args in [&["--help"][..], &["get", "all", "-o", "yaml"], &["get", "svc", "-w"], &["status"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut quiet = command(&mesh.place, args);
+        let quiet = quiet.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let ended = timeout(SOON, quiet.wait_with_output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!((ended.status.code(), stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_is_json_too_when_json_is_asked_for() {
+    let place = Place::new();
+    for args in
+        [&["get", "-o", "json"][..], &["apply", "-f", "x", "--no-such-flag", "--output=json"]]
+    {
+        let said = place.run(args).await;
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(said.json()["error"].is_string(), "{said:?}");
+        assert!(said.stderr.starts_with("error: "), "{said:?}");
+    }
 }

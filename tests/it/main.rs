@@ -15,7 +15,11 @@
     reason = "these tests are programs of their own: they spawn, read the environment and print"
 )]
 
-mod commands;
+mod calls;
+mod control_api;
 #[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
+mod interop;
+mod live;
+mod static_mode;
 mod version;

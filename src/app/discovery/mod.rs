@@ -10,11 +10,7 @@
 
 mod held;
 mod link;
-#[cfg(test)]
-mod sample;
 mod save;
-#[cfg(test)]
-mod tests;
 mod uses;
 
 use std::{
@@ -449,3 +445,8 @@ impl Discovery {
 fn timestamp(time: SystemTime) -> prost_types::Timestamp {
     time.into()
 }
+
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;

@@ -239,3 +239,6 @@ async fn show_certificates(state: Arc<State>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

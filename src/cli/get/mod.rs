@@ -33,9 +33,11 @@ authorizationpolicies (ap), meshes, all. With -w, -o json prints one event a lin
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// KIND[,KIND...] [NAME...], or KIND/NAME...; plurals and short names are understood
-    #[arg(value_name = "KIND NAME", required = true)]
-    what: Vec<String>,
+    /// One or several, as grpcroutes, gr or svc,tp; or KIND/NAME
+    kind: String,
+    /// Only these; all of the kind when there is none
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// The namespace [default: the context's]
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
@@ -76,7 +78,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 async fn get(args: Args) -> Result<ExitCode, Failure> {
-    let selection = select::parse(&args.what)?;
+    let selection = select::parse(Some(&args.kind), &args.names)?;
     let is_named = matches!(selection, Selection::Named(_));
     if is_named && args.all_namespaces {
         return Err(Failure::usage("a NAME is in one namespace: -n instead of -A"));

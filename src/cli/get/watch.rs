@@ -45,13 +45,14 @@ pub(super) async fn watch(
     wanted: &Wanted,
     format: Format,
 ) -> Result<ExitCode, Failure> {
-    if !wanted.selector.is_empty() {
-        return Err(Failure::usage("a watch takes no -l yet; watch the kind or its names"));
-    }
     let mut printer = Printer::new(wanted, format);
+    let kinds = printer.kinds();
+    // One namespace at the other end would leave out kinds that have none.
+    let namespaced = kinds.iter().all(|kind| kind.namespaced());
     let request = pb::WatchRequest {
-        kinds: printer.kinds().iter().map(|kind| kind.name().to_owned()).collect(),
-        namespace: wanted.namespace.clone().unwrap_or_default(),
+        kinds: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
+        namespace: wanted.namespace.clone().filter(|_| namespaced).unwrap_or_default(),
+        selector: wanted.selector.clone(),
     };
     let answer = connected.client.config().watch(request).await;
     let mut events = answer.map_err(|status| connected.failed(&status))?.into_inner();
@@ -102,6 +103,10 @@ impl<'a> Printer<'a> {
     }
 
     fn is_wanted(&self, key: &ResourceKey) -> bool {
+        let here = |namespace: &String| key.namespace.is_empty() || key.namespace == *namespace;
+        if !self.wanted.namespace.as_ref().is_none_or(here) {
+            return false;
+        }
         match &self.wanted.selection {
             Selection::Kinds(_) => true,
             Selection::Named(named) => {

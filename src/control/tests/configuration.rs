@@ -162,7 +162,11 @@ async fn a_watch_tells_what_there_is_and_then_every_change() {
     let plane = Plane::start().await;
     let admin = plane.admin();
     admin.apply(vec![service("shop/a", ""), service("web/b", ""), mesh()]).await;
-    let request = pb::WatchRequest { kinds: vec!["Service".into()], namespace: "shop".into() };
+    let request = pb::WatchRequest {
+        kinds: vec!["Service".into()],
+        namespace: "shop".into(),
+        selector: String::new(),
+    };
     let mut watch = soon(admin.config().watch(request)).await.expect("accepted").into_inner();
     let mut hear = async || {
         let heard = soon(watch.message()).await.expect("open").expect("not the end");

@@ -117,7 +117,8 @@ async fn streams_that_were_refused_or_beyond_a_goaway_are_retried() {
     let world = World::new();
     let app = App::echo().await;
     let good = instance(&world, app.address).await;
-    let frames_of: [(fn([u8; 4]) -> Vec<u8>, &str); 2] =
+    type Frames = fn([u8; 4]) -> Vec<u8>;
+    let frames_of: [(Frames, &str); 2] =
         [(|id| reset(id, 7), "stream_refused"), (|_| goaway(), "connection_closing")];
     for (answer, reason) in frames_of {
         let (address, _serving) = frames(answer).await;

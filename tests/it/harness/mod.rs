@@ -4,10 +4,18 @@
 mod app;
 mod certificates;
 mod http;
+mod mesh;
+mod peers;
 mod place;
 mod program;
 
-use std::{fmt::Display, future::Future, sync::OnceLock, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    net::{SocketAddr, TcpListener},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -17,8 +25,12 @@ use tokio::{
 pub(crate) use app::{App, echo, echo_client};
 pub(crate) use certificates::Certificates;
 pub(crate) use http::{Metrics, get, metrics, request};
-pub(crate) use place::{Place, Said, root};
-pub(crate) use program::Program;
+pub(crate) use mesh::{
+    Mesh, StaticPair, service_yaml, sidecar_args, spiffe_id, start_static_server, workload_yaml,
+};
+pub(crate) use peers::{interpreter, peer};
+pub(crate) use place::{Place, Said, finish, root};
+pub(crate) use program::{Program, descendants};
 
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -42,4 +54,10 @@ pub(crate) async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(
 pub(crate) async fn heavy() -> MutexGuard<'static, ()> {
     static TURN: OnceLock<Mutex<()>> = OnceLock::new();
     TURN.get_or_init(|| Mutex::new(())).lock().await
+}
+
+/// A port that was free just now, for peers that can not choose one themselves.
+pub(crate) fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("bound")
 }

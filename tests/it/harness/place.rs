@@ -60,16 +60,20 @@ impl Place {
         ]
     }
 
-    /// Any program, run in this place until it ends.
-    pub(crate) async fn run_other(&self, program: impl AsRef<OsStr>, args: &[&str]) -> Said {
+    /// Any program, not started yet, with this place's environment.
+    pub(crate) fn command<A: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: &[A],
+    ) -> Command {
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(self.environment()).current_dir(self.path("home"));
-        finish(command, COMMAND_MAX).await
+        command
     }
 
     /// The built program with these arguments, run until it ends.
     pub(crate) async fn run(&self, args: &[&str]) -> Said {
-        self.run_other(env!("CARGO_BIN_EXE_outrigger"), args).await
+        finish(self.command(env!("CARGO_BIN_EXE_outrigger"), args), COMMAND_MAX).await
     }
 }
 

@@ -123,6 +123,14 @@ impl Program {
             .unwrap_or_else(|| panic!("{}: no address {name} in {}", self.name, self.ready))
     }
 
+    /// Where it listens for one `--upstream`, such as `echo:9090`.
+    #[track_caller]
+    pub(crate) fn upstream(&self, name: &str) -> SocketAddr {
+        let text = self.ready["upstreams"][name].as_str();
+        text.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("{}: no upstream {name} in {}", self.name, self.ready))
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
