@@ -37,7 +37,7 @@ pub enum ChildError {
     #[error("{}: no such command", .0.display())]
     NotFound(PathBuf),
     /// It is there and is no program, or not ours to run.
-    #[error("{}: not executable: {source}", path.display())]
+    #[error("{}: can not be executed", path.display())]
     NotExecutable {
         /// The command as written.
         path: PathBuf,

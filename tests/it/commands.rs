@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Place, SOON, Said};
+use crate::harness::{Place, Program, SOON, Said, eventually};
 
 const MESH: &str = "\
 apiVersion: outrigger.dev/v1
@@ -387,4 +387,54 @@ async fn wrong_usage_is_json_too_when_json_is_asked_for() {
         assert!(said.json()["error"].is_string(), "{said:?}");
         assert!(said.stderr.starts_with("error: "), "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn apply_waits_until_the_sidecars_run_it() {
+    let place = Place::new();
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let control_plane = words("control-plane --listen 127.0.0.1:0 --metrics 127.0.0.1:0");
+    let mut control_plane = Program::start(&place, "control-plane", &control_plane).await;
+    let said = place.run(&["token", "create", "--service", "inventory.shop"]).await;
+    place.write("token", &said.assert_done().stdout);
+    let sidecar = format!(
+        "sidecar --service inventory.shop --app :1 --control-plane {} --token-file {} \
+         --workload inventory-1 --inbound 127.0.0.1:0 --outbound 127.0.0.1:0 --admin 127.0.0.1:0 \
+         --metrics 127.0.0.1:0 --health 127.0.0.1:0",
+        control_plane.address("listen"),
+        place.path("token").display(),
+    );
+    let mut sidecar = Program::start(&place, "sidecar", &words(&sidecar)).await;
+    eventually(SOON, || async {
+        let said = place.run(&["status", "-o", "json"]).await;
+        let ready = said.json()["services"][0]["ready"] == 1;
+        ready.then_some(()).ok_or(said.stdout)
+    })
+    .await;
+
+    place.write("home/mesh.yaml", MESH);
+    let said = place.run(&["apply", "-f", "mesh.yaml", "--wait", "-m", "stock"]).await;
+    assert!(said.assert_done().stdout.contains("\nrevision 1\nthe 1 sidecar runs revision 1, "));
+    let said = place.run(&["apply", "-f", "mesh.yaml", "--wait", "-o", "json"]).await;
+    assert_eq!(said.json()["settled"]["behind"], serde_json::json!([]), "{said:?}");
+    let said = place.run(&["get", "tp", "inventory", "-n", "shop", "-o", "json"]).await;
+    let conditions = said.json()["status"]["conditions"].clone();
+    let programmed = conditions.as_array().unwrap().iter().find(|it| it["type"] == "Programmed");
+    assert_eq!(programmed.unwrap()["status"], "True", "{said:?}");
+
+    for subject in ["inventory.shop", "inventory-1.shop"] {
+        let said = place.run(&["status", subject]).await;
+        assert!(said.assert_done().stdout.contains("admin: \"stock\"   1/1 in sync"), "{said:?}");
+        assert!(said.stdout.contains("\ninventory-1.shop  inventory  ready "), "{said:?}");
+        let said = place.run(&["check", subject]).await;
+        assert!(said.assert_done().stdout.contains("1 sidecar, all in sync"), "{said:?}");
+    }
+    assert!(sidecar.stop(SOON).await.success());
+    eventually(SOON, || async {
+        let said = place.run(&["check", "inventory-1.shop"]).await;
+        let gone = said.stdout.contains("none of inventory-1.shop is connected");
+        (gone && said.code == Some(1)).then_some(()).ok_or(said.stdout)
+    })
+    .await;
+    assert!(control_plane.stop(SOON).await.success());
 }

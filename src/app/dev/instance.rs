@@ -237,7 +237,6 @@ impl Lives {
             let why = match self.live().await {
                 End::Ordered(why) => why.to_owned(),
                 End::Itself(why, failed) => {
-                    self.voice.say(format!("outrigger: {why}").as_bytes());
                     let again = match self.restart {
                         Restart::Never => false,
                         Restart::OnFailure => failed,
@@ -246,6 +245,8 @@ impl Lives {
                     if born.elapsed() >= STEADY {
                         pause = PAUSE_FIRST;
                     }
+                    let then = if again { "; starting it again" } else { "" };
+                    self.voice.say(format!("outrigger: {why}{then}").as_bytes());
                     if again && self.rest(pause, &why).await {
                         pause = (pause * 2).min(PAUSE_MAX);
                         continue;

@@ -85,8 +85,10 @@ impl Sidecar {
         let servers = start::operators(&options.listen, &state, &mut addresses).await?;
         let mut tasks = Tasks::new();
         match own {
-            Some(identity) => start::files(options, &state, identity, &mut addresses).await?,
-            None => start::live(options, &state, &mut addresses, &mut tasks).await?,
+            Some(identity) => {
+                Box::pin(start::files(options, &state, identity, &mut addresses)).await?
+            }
+            None => Box::pin(start::live(options, &state, &mut addresses, &mut tasks)).await?,
         }
         certificate.set(true);
         let running = state.running.get().expect("both ways of starting set it");
