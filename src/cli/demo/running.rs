@@ -69,12 +69,6 @@ struct Card {
     outbound: Option<SocketAddr>,
 }
 
-/// What a service's switch says of it.
-#[derive(Debug, Deserialize)]
-struct Counted {
-    calls: u64,
-}
-
 impl Shop {
     /// All instances, in the order of `dev.yaml`. A service that has just been started may need a
     /// moment to lay its card.
@@ -197,12 +191,6 @@ impl Member {
     /// Calls as its application would make them.
     pub(super) fn calls(&self, service: &str) -> anyhow::Result<Calls> {
         Calls::new(self.outbound, service)
-    }
-
-    /// How many calls its service has had.
-    pub(super) async fn called(&self) -> anyhow::Result<u64> {
-        let page: Counted = serde_json::from_str(&client::get(self.switch, "/calls").await?)?;
-        Ok(page.calls)
     }
 
     /// Turns its fault switch.

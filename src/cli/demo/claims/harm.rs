@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use tonic::Code;
@@ -27,16 +26,14 @@ use crate::cli::{
 const FAILURES: usize = 5;
 /// Calls after that, none of which may fail.
 const LATER_CALLS: usize = 40;
-/// Calls by which it is found out who gets them.
-const SAMPLE_CALLS: usize = 11;
 /// Calls within which the failing instance has to have got its failures.
-const CALLS_MAX: usize = 400;
+const CALLS_MAX: usize = 100;
 
 /// An instance that fails is left alone after five failures, and the other one serves.
 pub(super) async fn failure(shop: &Shop) -> anyhow::Result<String> {
     let caller = shop.first("orders").await?;
+    let failing = shop.first("inventory").await?;
     let inventory = caller.calls("inventory")?;
-    let failing = favourite(shop, &inventory).await?;
     let ejections = || async {
         let page = caller.scrape().await?;
         let labels = [("destination", "inventory.shop")];
@@ -69,26 +66,6 @@ pub(super) async fn failure(shop: &Shop) -> anyhow::Result<String> {
         "inventory answers UNAVAILABLE: ejected after {failures}, {LATER_CALLS}/{LATER_CALLS} later \
          calls ok"
     ))
-}
-
-/// The instance of the inventory that gets more of a caller's calls: balancing prefers the quicker
-/// one, and an instance that is not called does not fail.
-async fn favourite(shop: &Shop, inventory: &Calls) -> anyhow::Result<Member> {
-    let mut counted = Vec::new();
-    for member in shop.members_of("inventory").await? {
-        counted.push((member.called().await?, member));
-    }
-    for _ in 0..SAMPLE_CALLS {
-        unavailable(&inventory.reserve().await)?;
-    }
-    let mut favourite = None;
-    for (before, member) in counted {
-        let calls = member.called().await?.saturating_sub(before);
-        if favourite.as_ref().is_none_or(|(most, _)| calls > *most) {
-            favourite = Some((calls, member));
-        }
-    }
-    favourite.map(|(_, member)| member).context("no inventory")
 }
 
 /// Whether the call failed as the fault says; any other failure is an error.
