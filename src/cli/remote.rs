@@ -37,6 +37,11 @@ pub(super) struct Connected {
 }
 
 impl Remote {
+    /// The context that is meant.
+    pub(super) fn context(&self) -> Result<NamedContext, Failure> {
+        self.choose().map(|(named, _)| named)
+    }
+
     /// Reads context and credential; connects at the first call.
     pub(super) fn connect(&self) -> Result<Connected, Failure> {
         let (named, contexts) = self.choose()?;
