@@ -16,7 +16,11 @@
 )]
 
 mod calls;
+mod change;
+mod clients;
+mod commands;
 mod control_api;
+mod first_minutes;
 #[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
 mod interop;
