@@ -110,10 +110,11 @@ fn resolved(world: &World, at: &ResourceKey, resource: &pb::Resource) -> pb::Con
         let namespace =
             if backend.namespace.is_empty() { &at.namespace } else { &backend.namespace };
         let name = ServiceName::new(&backend.name, namespace);
-        let Some(service) = world.get(&key::of_service(&name)) else {
+        if !world.has_service(&name) {
             return no("BackendNotFound", format!("there is no service {name}"));
-        };
-        let Some(Spec::Service(spec)) = &service.spec else { continue };
+        }
+        let service = world.get(&key::of_service(&name));
+        let Some(Spec::Service(spec)) = service.and_then(|it| it.spec.as_ref()) else { continue };
         let missing = |port: &u32| {
             !spec.ports.is_empty() && spec.ports.iter().all(|known| known.port != *port)
         };
