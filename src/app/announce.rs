@@ -2,6 +2,7 @@
 //! descriptor, systemd's socket, or the supervisor that holds the other end of stdin.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::{self, Write as _},
     os::{
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bootstrap::variable;
@@ -19,6 +21,46 @@ use crate::task::Tasks;
 
 /// The variables of systemd's protocol; they are for this process and not for its child.
 pub const NOTIFY_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// The addresses really bound, as the ready line has them. What a role does not have is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Addresses {
+    /// A control plane's gRPC API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// Where other sidecars come in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<String>,
+    /// Where the application goes out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound: Option<String>,
+    /// For operators on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<String>,
+    /// For Prometheus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
+    /// For orchestrators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+    /// Local addresses that lead to one service each, by `SERVICE.NAMESPACE:PORT`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, String>,
+    /// Where the application listens, by the service's port.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub app: BTreeMap<String, String>,
+    /// The application's process id, for `run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub application: Option<u32>,
+}
+
+impl Addresses {
+    /// For [`Announce::ready`].
+    pub fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("texts and numbers under texts are JSON")
+    }
+}
 
 /// Where to say that all serve.
 #[derive(Debug, Clone, Default)]
@@ -67,6 +109,14 @@ pub fn notify(message: &str) {
     if let Err(error) = send(&name, message) {
         tracing::debug!(%error, message, "systemd was not told");
     }
+}
+
+/// Tells systemd, if it started us, that the configuration is read again; `READY=1` follows. It asks
+/// for the time of this message, to tell several reloads apart.
+pub fn notify_reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
 }
 
 fn send(name: &str, message: &str) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! of the environment, so that nothing further down depends on hidden input.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -37,6 +38,13 @@ pub enum BootstrapError {
 #[allow(clippy::disallowed_methods, reason = "this and the command line read the environment")]
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The names of all variables that are flags of this program: a role that starts another one says
+/// what that one needs by flags, and what was meant for itself must not reach it.
+pub fn own_variables() -> Vec<OsString> {
+    let own = |name: &OsString| name.as_encoded_bytes().starts_with(b"OUTRIGGER_");
+    std::env::vars_os().map(|(name, _)| name).filter(own).collect()
 }
 
 /// The contexts file: `OUTRIGGER_CONTEXTS`, else `$XDG_CONFIG_HOME/outrigger/config.yaml`, else

@@ -371,16 +371,29 @@ async fn repeat(channel: Channel, request: Request<Body>) -> Result<Response<Bod
 
 /// Says what the connector said, which tonic keeps as the innermost cause.
 fn unreachable(error: tonic::transport::Error) -> Status {
-    let mut cause: &(dyn std::error::Error + 'static) = &error;
-    loop {
-        if let Some(connect) = cause.downcast_ref::<ConnectError>() {
-            return Status::unavailable(connect.to_string());
+    let message =
+        connect_error_below(&error).map_or_else(|| innermost(&error), ToString::to_string);
+    let mut status = Status::unavailable(message);
+    status.set_source(Arc::new(error));
+    status
+}
+
+/// Why a call did not get through, if that is why it failed.
+pub fn connect_error(status: &Status) -> Option<&ConnectError> {
+    std::error::Error::source(status).and_then(|cause| connect_error_below(cause))
+}
+
+fn connect_error_below<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Option<&'e ConnectError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(connect) = error.downcast_ref() {
+            return Some(connect);
         }
-        match cause.source() {
-            Some(inner) => cause = inner,
-            None => return Status::unavailable(cause.to_string()),
-        }
+        cause = error.source();
     }
+    None
 }
 
 /// Tries again what failed with UNAVAILABLE or did not get through.
@@ -420,7 +433,9 @@ impl<E> Policy<Request<Full<Bytes>>, Response<Body>, E> for Unavailable {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Client, Manner, local_address_towards, split_address};
+    use super::{
+        Client, ConnectError, Manner, connect_error, local_address_towards, split_address,
+    };
     use crate::resource::pb;
 
     #[test]
@@ -469,6 +484,8 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::Unavailable);
         let expected = format!("no control plane at {server}: ");
         assert!(status.message().starts_with(&expected), "{status:?}");
+        let cause = connect_error(&status);
+        assert!(matches!(cause, Some(ConnectError::Tcp { .. })), "{cause:?}");
     }
 
     #[tokio::test]

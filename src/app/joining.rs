@@ -145,8 +145,7 @@ impl Joining<'_> {
         }
         tracing::info!(id = %identity.id(), "the stored certificate has ended; renewing it");
         let identity = Arc::new(identity);
-        let client = Client::new(self.server, tls_source(&identity))?;
-        let renewer = Renewer { client, identity: Arc::clone(&identity) };
+        let renewer = Renewer::new(self.server, &identity);
         let request = csr::make()?;
         let renewed = self.patiently(|| renewer.renew(&request.csr)).await?;
         let svid = Svid::new(renewed.chain, request.key, tls::provider())?;
@@ -227,17 +226,18 @@ pub fn tls_source(identity: &Arc<Identity>) -> TlsSource {
     })
 }
 
-/// Renews by `IdentityService.Renew`.
+/// Renews by `IdentityService.Renew`. Each time on a connection of its own: one from before the last
+/// renewal would still show the certificate of that time.
 #[derive(Debug)]
 pub struct Renewer {
-    client: Client,
+    server: String,
     identity: Arc<Identity>,
 }
 
 impl Renewer {
     /// For [`crate::identity::rotation::keep`].
-    pub fn new(client: Client, identity: Arc<Identity>) -> Self {
-        Self { client, identity }
+    pub fn new(server: &str, identity: &Arc<Identity>) -> Self {
+        Self { server: server.to_owned(), identity: Arc::clone(identity) }
     }
 }
 
@@ -246,7 +246,9 @@ impl Renew for Renewer {
 
     async fn renew(&self, csr: &[u8]) -> Result<Renewed, Status> {
         let request = pb::RenewRequest { csr: csr.to_vec() };
-        let answer = self.client.identity().renew(request).await?.into_inner();
+        let client = Client::new(&self.server, tls_source(&self.identity))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let answer = client.identity().renew(request).await?.into_inner();
         let bundle = answer.bundle.as_ref().map(read_bundle).transpose();
         let bundle = bundle.map_err(|error| Status::internal(format!("the new roots: {error}")))?;
         if answer.spiffe_id != self.identity.id().as_str() {
@@ -256,16 +258,21 @@ impl Renew for Renewer {
     }
 }
 
-/// Keeps the trust bundle as the control plane says, until the future is dropped.
+/// Keeps the trust bundle as the control plane says, until the future is dropped. Each stream is on
+/// a connection of its own, as with [`Renewer`].
 pub async fn keep_bundle(
-    client: Client,
+    server: &str,
     identity: Arc<Identity>,
     disk: Arc<DataDirectory>,
 ) -> Infallible {
     let mut pause = BACKOFF_FIRST;
     loop {
-        if let Ok(stream) = client.identity().trust_bundle(pb::TrustBundleRequest {}).await {
-            let mut stream = stream.into_inner();
+        let stream = async {
+            let client = Client::new(server, tls_source(&identity)).ok()?;
+            let stream = client.identity().trust_bundle(pb::TrustBundleRequest {}).await.ok()?;
+            Some((client, stream.into_inner()))
+        };
+        if let Some((_client, mut stream)) = stream.await {
             while let Ok(Some(bundle)) = stream.message().await {
                 pause = BACKOFF_FIRST;
                 take_bundle(&bundle, &identity, &disk).await;

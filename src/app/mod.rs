@@ -7,6 +7,12 @@ pub mod bootstrap;
 pub mod child;
 pub mod client;
 pub mod context;
+#[allow(dead_code, reason = "the commands that use it come next")]
+pub mod dev;
+pub mod discovery;
 pub mod environment;
 pub mod joining;
+pub mod logging;
+pub mod ports;
+pub mod sidecar;
 pub mod signals;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Subcommand;
 
-use super::output::{self, Failure, Format};
+use super::output::{self, Failure, Format, Output};
 use crate::app::context::{Context, Contexts, NamedContext};
 
 #[derive(Debug, clap::Args)]
@@ -22,13 +22,13 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show all contexts and which one is current
+    #[command(after_help = "Example:\n  outrigger context list -o json")]
     List {
-        /// How to print them
-        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-        #[arg(env = "OUTRIGGER_OUTPUT")]
-        output: Format,
+        #[command(flatten)]
+        output: Output,
     },
     /// Make a context the current one
+    #[command(after_help = "Example:\n  outrigger context use local")]
     Use {
         /// Its name
         name: String,
@@ -37,7 +37,15 @@ enum Command {
     Add(AddArgs),
 }
 
+const ADD_EXAMPLE: &str = "\
+Example:
+  outrigger context add far --server mesh.example:15010 --cacert root.pem --cert admin.pem \\
+    --key admin-key.pem --namespace shop
+
+The files are those that the control plane lays in its data directory.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = ADD_EXAMPLE)]
 struct AddArgs {
     /// Its name
     name: String,
@@ -59,11 +67,24 @@ struct AddArgs {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+    let format = match &args.command {
+        Command::List { output } => output.format,
+        Command::Use { .. } | Command::Add(_) => Format::Table,
+    };
+    execute(args).map_err(|failure| failure.in_format(format))
+}
+
+fn execute(args: Args) -> Result<ExitCode, Failure> {
     let mut contexts = Contexts::load(args.contexts.as_deref())?;
     match args.command {
-        Command::List { output } => output
-            .print(|| list(&contexts), || list_json(&contexts))
-            .map_err(|f| f.in_format(output)),
+        Command::List { output } if output.format == Format::Name => {
+            let names = contexts.all().iter().map(|named| format!("{}\n", named.name));
+            output::out(&names.collect::<String>())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List { output } => {
+            output.format.print(|| list(&contexts), || list_json(&contexts))
+        }
         Command::Use { name } => {
             contexts.choose_current(&name)?;
             contexts.save()?;

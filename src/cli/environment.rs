@@ -11,7 +11,15 @@ use crate::app::{
     environment::{self, Mode, Surroundings},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  eval \"$(outrigger env python)\" && python app.py
+  outrigger env go --outbound 127.0.0.1:16001
+
+`outrigger run` sets all of it for the command that it starts.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// What the application is written in
     language: Language,

@@ -4,12 +4,24 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage; `run` has those of the shell. Errors go
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
+mod apply;
+mod check;
 mod context;
+mod delete;
+mod describe;
+mod dev;
 mod environment;
+mod get;
+mod manifest;
 mod output;
 mod remote;
+mod report;
+mod select;
+mod settle;
 mod shop;
 mod status;
+mod token;
+mod version;
 mod words;
 
 use std::process::ExitCode;
@@ -36,24 +48,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write resources: all of them, or none
+    Apply(apply::Args),
+    /// Find out what is wrong, from here to every sidecar
+    Check(check::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
+    /// Delete resources: all of them, or none
+    Delete(delete::Args),
+    /// Show a resource with all that the mesh says of it
+    Describe(describe::Args),
+    /// Run a control plane and several services with their sidecars
+    Dev(dev::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
+    /// List resources, or show some of them
+    #[command(visible_alias = "list")]
+    Get(get::Args),
     /// Run one service of the demo's shop
     #[command(hide = true)]
     Shop(shop::Args),
     /// Show how the mesh is: verdict, causes, services, control plane
     Status(status::Args),
-    /// Print the program's version
-    Version(VersionArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct VersionArgs {
-    /// How to print it
-    #[arg(short, long, value_name = "FORMAT", default_value = "table", env = "OUTRIGGER_OUTPUT")]
-    output: output::Format,
+    /// Make, list and revoke the tokens with which sidecars join
+    Token(token::Args),
+    /// Print the versions of this program and of the control plane
+    Version(version::Args),
 }
 
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
@@ -81,11 +101,18 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Self::Apply(args) => wait(apply::run(args)),
+            Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
+            Self::Delete(args) => wait(delete::run(args)),
+            Self::Describe(args) => wait(describe::run(args)),
+            Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),
+            Self::Get(args) => wait(get::run(args)),
             Self::Shop(args) => shop::run(&args),
             Self::Status(args) => wait(status::run(args)),
-            Self::Version(args) => version(&args),
+            Self::Token(args) => wait(token::run(args)),
+            Self::Version(args) => wait(version::run(args)),
         }
     }
 }
@@ -94,12 +121,6 @@ impl Command {
 fn wait(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)
-}
-
-fn version(args: &VersionArgs) -> Result<ExitCode, Failure> {
-    let version = env!("CARGO_PKG_VERSION");
-    args.output
-        .print(|| format!("outrigger {version}\n"), || serde_json::json!({ "version": version }))
 }
 
 #[cfg(test)]

@@ -54,14 +54,18 @@ pub(super) fn yaml(value: &serde_json::Value) -> Result<String, Failure> {
     serde_saphyr::to_string(value).map_err(|error| Failure::new(anyhow::anyhow!("YAML: {error}")))
 }
 
-/// Writes to stdout.
+/// Writes to stdout; a reader that is gone is no failure.
 pub(super) fn out(text: &str) -> Result<(), Failure> {
+    out_to_reader(text).map(|_| ())
+}
+
+/// Writes to stdout and says whether anybody still reads it.
+pub(super) fn out_to_reader(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(anyhow::Error::new(error).context("stdout")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(anyhow::Error::new(error).context("stdout"))),
     }
 }
 
@@ -76,10 +80,21 @@ pub(super) fn coloured() -> bool {
     io::stdout().is_terminal() && !refused
 }
 
+/// `-o`, as every command that prints something takes it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Output {
+    /// How to print it
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table")]
+    #[arg(env = "OUTRIGGER_OUTPUT")]
+    pub(super) format: Format,
+}
+
 /// Why a command failed, and with which exit code.
 #[derive(Debug)]
 pub(super) struct Failure {
     error: anyhow::Error,
+    /// What to do about it.
+    hint: Option<String>,
     code: u8,
     json: bool,
 }
@@ -87,7 +102,23 @@ pub(super) struct Failure {
 impl Failure {
     /// Refused or failed: exit code 1.
     pub(super) fn new(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), code: 1, json: false }
+        Self { error: error.into(), hint: None, code: 1, json: false }
+    }
+
+    /// Refused or failed, in words of our own.
+    pub(super) fn say(message: impl Into<String>) -> Self {
+        Self::new(anyhow::Error::msg(message.into()))
+    }
+
+    /// The command line asks for what there is not: exit code 2.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, ..Self::say(message) }
+    }
+
+    /// With what to do about it.
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// Also prints the failure as JSON to stdout, if the command was asked for JSON.
@@ -96,13 +127,30 @@ impl Failure {
         self
     }
 
+    /// What is said.
+    pub(super) fn message(&self) -> String {
+        printable(&format!("{:#}", self.error))
+    }
+
+    /// What to do about it.
+    pub(super) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Says it, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let message = format!("{:#}", self.error);
+        let message = self.message();
         note(&format!("error: {message}\n"));
+        if let Some(hint) = &self.hint {
+            note(&format!("  try: {}\n", printable(hint)));
+        }
         if self.json {
+            let mut value = serde_json::json!({ "error": message });
+            if let Some(hint) = &self.hint {
+                value["try"] = hint.as_str().into();
+            }
             // A failing stdout is not worth a second failure.
-            let _unheard = out(&json(&serde_json::json!({ "error": message })));
+            let _unheard = out(&json(&value));
         }
         ExitCode::from(self.code)
     }
@@ -114,9 +162,16 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// Without control characters: what others wrote must not steer a terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A plain table: columns two spaces apart, headings in capitals, numbers to the right where
 /// `right` says so. Never wider than its content and without lines, so that `awk` reads it too.
 pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let clean = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.iter().map(clean).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
@@ -124,7 +179,7 @@ pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) ->
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
     let mut text = String::new();
-    for row in std::iter::once(&headings).chain(rows) {
+    for row in std::iter::once(&headings).chain(&rows) {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
@@ -147,7 +202,13 @@ pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use super::{printable, table};
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a [2Jb ");
+        assert_eq!(table(&["A"], &[], &[vec!["x\ry".to_owned()]]), "A\nx y\n");
+    }
 
     #[test]
     fn a_table_is_aligned_without_trailing_blanks() {

@@ -3,10 +3,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::output::Failure;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::{output::Failure, words};
 use crate::app::{
-    client::{Client, Credential},
-    context::Contexts,
+    client::{Client, ConnectError, Credential, connect_error},
+    context::{Contexts, NamedContext},
 };
 
 #[derive(Debug, Clone, clap::Args)]
@@ -27,18 +30,74 @@ pub(super) struct Connected {
     pub(super) server: String,
     /// The namespace meant when none is named.
     pub(super) namespace: String,
+    /// The context's name.
+    context: String,
+    /// Where the context was read.
+    contexts: PathBuf,
 }
 
 impl Remote {
     /// Reads context and credential; connects at the first call.
     pub(super) fn connect(&self) -> Result<Connected, Failure> {
-        let contexts = Contexts::load(self.contexts.as_deref())?;
-        let context = contexts.choose(self.context.as_deref())?.context;
-        let credential = Arc::new(Credential::load(&context)?);
+        let (named, contexts) = self.choose()?;
+        let NamedContext { name, context } = named;
+        let again = format!("outrigger context add {name} names other files");
+        let credential =
+            Credential::load(&context).map_err(|error| Failure::new(error).with_hint(again))?;
         Ok(Connected {
-            client: Client::new(&context.server, credential.tls())?,
+            client: Client::new(&context.server, Arc::new(credential).tls())?,
             namespace: context.namespace().to_owned(),
             server: context.server,
+            context: name,
+            contexts,
         })
+    }
+
+    /// The context that is meant, and the file that it is in.
+    pub(super) fn choose(&self) -> Result<(NamedContext, PathBuf), Failure> {
+        let contexts = Contexts::load(self.contexts.as_deref())?;
+        Ok((contexts.choose(self.context.as_deref())?, contexts.path().to_owned()))
+    }
+}
+
+impl Connected {
+    /// What to say about a call that failed, and what to do.
+    pub(super) fn failed(&self, status: &Status) -> Failure {
+        let Self { server, context, .. } = self;
+        let message = status.message();
+        match (status.code(), connect_error(status)) {
+            (_, Some(ConnectError::Tls { .. })) => {
+                Failure::say(message).with_hint("outrigger check")
+            }
+            (_, Some(_)) => {
+                let file = self.contexts.display();
+                let hint = format!(
+                    "outrigger control-plane starts one; context {context} of {file} names \
+                     this address"
+                );
+                Failure::say(message).with_hint(hint)
+            }
+            (Code::Unauthenticated | Code::PermissionDenied, None) => {
+                let message = format!(
+                    "the control plane at {server} refuses the credential of context {context}: \
+                     {message}"
+                );
+                Failure::say(message).with_hint("outrigger check")
+            }
+            (Code::Unimplemented, None) => {
+                let message = format!("the control plane at {server} does not know this call");
+                Failure::say(message).with_hint("outrigger version shows both versions")
+            }
+            (code, None) => {
+                let message = if message.is_empty() { code.description() } else { message };
+                let failure = Failure::say(message);
+                match status.get_details_retry_info().and_then(|info| info.retry_delay) {
+                    Some(pause) => {
+                        failure.with_hint(format!("the same again in {}", words::age(pause)))
+                    }
+                    None => failure,
+                }
+            }
+        }
     }
 }

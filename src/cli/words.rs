@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 
+use crate::{spiffe::CREDENTIAL_PATH, units};
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -31,6 +33,16 @@ pub(super) fn latency(milliseconds: f64) -> String {
     }
 }
 
+/// A duration of the command line: `30s`, `1h30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    units::duration::parse(text).map_err(|error| format!("{}; {}", error.message, error.expected))
+}
+
+/// Whoever did something, as people call him: a credential's name, or a whole identity.
+pub(super) fn who(identity: &str) -> &str {
+    identity.split_once(CREDENTIAL_PATH).map_or(identity, |(_, name)| name)
+}
+
 /// `1 problem`, `2 problems`
 pub(super) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -53,7 +65,18 @@ pub(super) fn time_json(timestamp: Option<&Timestamp>) -> serde_json::Value {
 mod tests {
     use std::time::Duration;
 
-    use super::{age, count, latency};
+    use super::{age, count, latency, who};
+
+    #[test]
+    fn a_credential_is_called_by_its_name() {
+        for (identity, expected) in [
+            ("spiffe://mesh.local/credential/admin", "admin"),
+            ("spiffe://mesh.local/ns/a/svc/b", "spiffe://mesh.local/ns/a/svc/b"),
+            ("", ""),
+        ] {
+            assert_eq!(who(identity), expected);
+        }
+    }
 
     #[test]
     fn ages_have_one_unit() {

@@ -367,9 +367,10 @@ impl Stream {
             progress.settle();
             delta
         };
-        let own = self.viewer.service.iter();
+        let own = self.viewer.service.as_ref();
         let answers: Vec<_> = own
-            .chain(&self.viewer.uses)
+            .into_iter()
+            .chain(self.viewer.uses.iter().filter(|service| Some(*service) != own))
             .map(|service| (service.clone(), world.has_service(service)))
             .filter(|(service, exists)| self.answered.get(service) != Some(exists))
             .collect();

@@ -43,3 +43,6 @@ mod world;
 pub use credential::CredentialFiles;
 pub use plane::{ControlPlane, LEAF_TTL, OpenError, Options, Root};
 pub use store::StoreError;
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,7 @@ pub(crate) fn of(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tracing_ui: tracing_ui(&world),
         refusals: refusals(fleet, asked),
+        now: Some(pb_time(state.now())),
     }
 }
 

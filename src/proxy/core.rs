@@ -48,7 +48,11 @@ pub(super) struct Running {
 impl Core {
     pub(super) fn new(settings: Settings, shared: &Shared) -> Arc<Self> {
         let own_sockets = Arc::new(OwnSockets::default());
-        let dialer = Dialer::new(shared.identity.clone(), Arc::clone(&own_sockets));
+        let dialer = Dialer::new(
+            shared.identity.clone(),
+            Arc::clone(&own_sockets),
+            shared.telemetry.metrics().clone(),
+        );
         Arc::new(Self {
             own_name: settings.service.to_string().into(),
             settings,
@@ -84,6 +88,15 @@ impl Core {
         self.telemetry.configure(&snapshot.mesh);
         self.running.store(Some(Arc::new(Running { snapshot, table })));
         self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Waits until it runs this snapshot.
+    pub(super) async fn runs(&self, snapshot: &Arc<Snapshot>) {
+        let mut changed = self.changed.subscribe();
+        let running = |running: Arc<Running>| Arc::ptr_eq(&running.snapshot, snapshot);
+        while !self.running().is_some_and(running) {
+            changed.changed().await.expect("`self` holds the sender");
+        }
     }
 
     /// Asks `found` of what runs, again after every change until it answers, at most 2 s.

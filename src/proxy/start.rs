@@ -142,6 +142,11 @@ impl Proxy {
         &self.addresses
     }
 
+    /// Waits until every worker runs this snapshot, which was published and not replaced since.
+    pub async fn runs(&self, snapshot: &Arc<Snapshot>) {
+        self.core.runs(snapshot).await;
+    }
+
     /// Requests under way, in both directions.
     pub fn in_flight(&self) -> usize {
         self.core.telemetry.metrics().requests_in_flight()

@@ -104,7 +104,7 @@ fn read(
 ) -> (Option<AuthorizationPolicy>, Vec<Problem>) {
     Report::read("spec", |report| {
         let targets = targets(report, &spec.target_refs, &[Kind::Service]);
-        let action = match spec.action() {
+        let action = match report.enumerator("action", spec.action) {
             pb::AuthorizationAction::Unspecified | pb::AuthorizationAction::Allow => Action::Allow,
             pb::AuthorizationAction::Deny => Action::Deny,
             pb::AuthorizationAction::Audit => Action::Audit,

@@ -6,8 +6,8 @@ use super::{
     Problem, pb,
     report::Report,
     route::{
-        GrpcMatch, Match, Route, Rule, TextMatch, check_rule_name, list_length, read_backends,
-        read_filters, read_headers, read_parents, read_regex, read_type,
+        GrpcMatch, Match, Route, Rule, TextMatch, check_rule_name, list_length, matches_total,
+        read_backends, read_filters, read_headers, read_parents, read_regex, read_type,
     },
     traffic_policy::Timeouts,
 };
@@ -33,6 +33,7 @@ fn read(spec: &pb::GrpcRoute, namespace: &str) -> (Option<Route>, Vec<Problem>) 
         }
         let mut names = BTreeSet::new();
         list_length(report, "rules", spec.rules.len());
+        matches_total(report, spec.rules.iter().map(|rule| rule.matches.len()));
         Route {
             parents: read_parents(report, &spec.parent_refs, namespace),
             rules: report.each("rules", &spec.rules, |report, rule| {

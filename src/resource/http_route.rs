@@ -7,8 +7,8 @@ use super::{
     reference::http_method,
     report::Report,
     route::{
-        Match, PathMatch, Route, Rule, check_rule_name, list_length, read_backends, read_filters,
-        read_headers, read_parents, read_query, read_regex, read_type,
+        Match, PathMatch, Route, Rule, check_rule_name, list_length, matches_total, read_backends,
+        read_filters, read_headers, read_parents, read_query, read_regex, read_type,
     },
     traffic_policy::{Retry, Timeouts, check_attempt, read_attempts, read_statuses, timeout},
 };
@@ -35,6 +35,7 @@ fn read(spec: &pb::HttpRoute, namespace: &str) -> (Option<Route>, Vec<Problem>) 
         }
         let mut names = BTreeSet::new();
         list_length(report, "rules", spec.rules.len());
+        matches_total(report, spec.rules.iter().map(|rule| rule.matches.len()));
         Route {
             parents: read_parents(report, &spec.parent_refs, namespace),
             rules: report.each("rules", &spec.rules, |report, rule| {

@@ -97,22 +97,27 @@ fn read(spec: &pb::Mesh) -> (Option<Mesh>, Vec<Problem>) {
         let trust_domain =
             report.field("trustDomain", |r| read_trust_domain(r, &spec.trust_domain));
         let default = Mesh::default();
+        let access_log = spec.access_log.unwrap_or_default();
         Mesh {
             trust_domain,
-            mtls: MtlsMode::from_pb(spec.mtls()).unwrap_or(default.mtls),
+            mtls: MtlsMode::from_pb(report.enumerator("mtls", spec.mtls)).unwrap_or(default.mtls),
             namespaces: report.field("namespaces", |report| read_namespaces(report, spec)),
-            authenticated_peers_allowed: match spec.default_authorization() {
+            authenticated_peers_allowed: match report
+                .enumerator("defaultAuthorization", spec.default_authorization)
+            {
                 pb::DefaultAuthorization::Unspecified | pb::DefaultAuthorization::Allow => true,
                 pb::DefaultAuthorization::Deny => false,
             },
-            egress_allowed: match spec.egress() {
+            egress_allowed: match report.enumerator("egress", spec.egress) {
                 pb::Egress::Unspecified | pb::Egress::Allow => true,
                 pb::Egress::Deny => false,
             },
             tracing: spec.tracing.as_ref().map_or_else(Tracing::default, |tracing| {
                 report.field("tracing", |report| read_tracing(report, tracing))
             }),
-            access_log: match spec.access_log.unwrap_or_default().mode() {
+            access_log: match report
+                .field("accessLog", |report| report.enumerator("mode", access_log.mode))
+            {
                 pb::AccessLogMode::Unspecified | pb::AccessLogMode::Errors => AccessLog::Errors,
                 pb::AccessLogMode::Off => AccessLog::Off,
                 pb::AccessLogMode::All => AccessLog::All,
@@ -135,8 +140,11 @@ fn read_trust_domain(report: &mut Report, text: &str) -> Option<String> {
 fn read_namespaces(report: &mut Report, spec: &pb::Mesh) -> BTreeMap<String, MtlsMode> {
     let sorted = spec.namespaces.iter().collect::<BTreeMap<_, _>>();
     let read = |(namespace, defaults): (&String, &pb::NamespaceDefaults)| {
-        report.entry(namespace, |report| report.name(namespace, check_label(namespace)))?;
-        Some((namespace.clone(), MtlsMode::from_pb(defaults.mtls())?))
+        let mode = report.entry(namespace, |report| {
+            report.name(namespace, check_label(namespace))?;
+            MtlsMode::from_pb(report.enumerator("mtls", defaults.mtls))
+        });
+        Some((namespace.clone(), mode?))
     };
     sorted.into_iter().filter_map(read).collect()
 }

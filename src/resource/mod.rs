@@ -18,9 +18,12 @@ mod problem;
 pub mod reference;
 mod report;
 pub mod route;
+#[cfg(test)]
+mod samples;
 pub mod service;
 pub mod traffic_policy;
 pub mod workload;
+mod write;
 pub mod yaml;
 
 pub use check::check;
@@ -28,6 +31,7 @@ pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
 pub use kind::Kind;
 pub use nearest::nearest;
 pub use problem::{Location, Problem, Severity};
+pub use write::{to_json, to_yaml};
 
 /// The messages and services of `proto/outrigger/v1`, as generated.
 #[allow(

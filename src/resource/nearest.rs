@@ -1,7 +1,7 @@
 //! "Did you mean": the known word nearest to a wrong one.
 
 /// The word of `known` that `word` most probably means, if one is near enough to be worth saying:
-/// the same but for case and separators, or at most a third of its letters away.
+/// the same but for case and separators, or less than half of its letters away.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = folded(word);
     known
@@ -9,7 +9,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter_map(|candidate| {
             let other = folded(candidate);
             let far = distance(&wanted, &other);
-            (far * 3 <= wanted.len().max(other.len())).then_some((far, candidate))
+            (far * 2 < wanted.len().max(other.len())).then_some((far, candidate))
         })
         .min_by_key(|(far, _)| *far)
         .map(|(_, candidate)| candidate)
@@ -57,6 +57,7 @@ mod tests {
             ("backendrefs", Some("backendRefs")),
             ("PEAK_EWMA", Some("PeakEwma")),
             ("naem", Some("name")),
+            ("backends", Some("backendRefs")),
             ("xyz", None),
             ("", None),
         ] {

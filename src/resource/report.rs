@@ -126,6 +126,16 @@ impl Report {
         port
     }
 
+    /// An enumerator as it travels. One that this version does not know is refused: whoever wrote
+    /// it meant something else than the default, maybe its opposite.
+    pub(super) fn enumerator<T: TryFrom<i32> + Default>(&mut self, name: &str, number: i32) -> T {
+        T::try_from(number).unwrap_or_else(|_| {
+            let message = "not a value that this version knows";
+            self.field(name, |report| report.wrong(number, message, "a newer version"));
+            T::default()
+        })
+    }
+
     /// A DNS label.
     pub(super) fn label(&mut self, text: &str) {
         self.name(text, crate::units::name::check_label(text));

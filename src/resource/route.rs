@@ -17,6 +17,8 @@ pub const WEIGHT: u32 = 1;
 pub const WEIGHT_MAX: u32 = 1_000_000;
 /// Gateway API's limit of rules, backends, matches and filters by list.
 pub const LIST_MAX: usize = 64;
+/// Gateway API's limit of the matches of all rules of a route together.
+pub const MATCHES_MAX: usize = 128;
 /// A compiled expression: enough for every path, too little to fill memory by configuration.
 const REGEX_BYTES_MAX: usize = 256 << 10;
 /// An expression as it is written.
@@ -60,7 +62,7 @@ pub struct Rule {
 }
 
 /// All of these must hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Match {
     /// The path; `None`: any.
     pub path: Option<PathMatch>,
@@ -94,8 +96,32 @@ pub enum TextMatch {
     Regex(Regex),
 }
 
+impl PartialEq for PathMatch {
+    /// Whether both are written the same.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(other)) | (Self::Prefix(one), Self::Prefix(other)) => {
+                one == other
+            }
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl PartialEq for TextMatch {
+    /// Whether both are written the same.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(one), Self::Exact(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
 /// Which gRPC methods match; a `None` part matches any.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GrpcMatch {
     /// `shop.Orders`
     pub service: Option<TextMatch>,
@@ -215,6 +241,16 @@ pub(super) fn list_length(report: &mut Report, name: &str, length: usize) {
     if length > LIST_MAX {
         report.field(name, |report| {
             report.error(format!("has {length} entries, more than {LIST_MAX}"), "");
+        });
+    }
+}
+
+/// More matches than Gateway API takes.
+pub(super) fn matches_total(report: &mut Report, of_rules: impl Iterator<Item = usize>) {
+    let total: usize = of_rules.sum();
+    if total > MATCHES_MAX {
+        report.field("rules", |report| {
+            report.error(format!("have {total} matches together, more than {MATCHES_MAX}"), "");
         });
     }
 }

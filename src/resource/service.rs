@@ -125,6 +125,6 @@ fn read_port(report: &mut Report, port: &pb::ServicePort) -> ServicePort {
         number: report.field("port", |report| report.port(port.port)),
         name: port.name.clone(),
         protocol: protocol.unwrap_or(AppProtocol::Detect),
-        mtls: MtlsMode::from_pb(port.mtls()),
+        mtls: MtlsMode::from_pb(report.enumerator("mtls", port.mtls)),
     }
 }

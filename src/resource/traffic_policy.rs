@@ -270,7 +270,7 @@ fn read(spec: &pb::TrafficPolicy) -> (Option<TrafficPolicy>, Vec<Problem>) {
                 .as_ref()
                 .map(|spec| report.field("bulkhead", |report| read_bulkhead(report, spec))),
             balancing: spec.load_balancing.as_ref().and_then(|spec| {
-                report.field("loadBalancing", |r| r.field("policy", |r| read_balancing(r, spec)))
+                report.field("loadBalancing", |report| read_balancing(report, spec))
             }),
             outlier: spec
                 .outlier_detection
@@ -436,7 +436,7 @@ fn read_bulkhead(report: &mut Report, spec: &pb::Bulkhead) -> Bulkhead {
         wait_max: report
             .field("maxWait", |report| report.unit(&spec.max_wait, duration::parse))
             .unwrap_or(default.wait_max),
-        scope: match spec.per() {
+        scope: match report.enumerator("per", spec.per) {
             pb::BulkheadScope::Unspecified => default.scope,
             pb::BulkheadScope::Destination => BulkheadScope::Destination,
             pb::BulkheadScope::Caller => BulkheadScope::Caller,
@@ -448,18 +448,18 @@ fn read_bulkhead(report: &mut Report, spec: &pb::Bulkhead) -> Bulkhead {
 const BULKHEAD_MAX: u32 = 1_000_000;
 
 fn read_balancing(report: &mut Report, spec: &pb::LoadBalancing) -> Option<Balancing> {
-    match spec.policy() {
+    match report.enumerator("policy", spec.policy) {
         pb::LoadBalancingPolicy::Unspecified => None,
         pb::LoadBalancingPolicy::PeakEwma => Some(Balancing::PeakEwma),
         pb::LoadBalancingPolicy::LeastRequest => Some(Balancing::LeastRequest),
         pb::LoadBalancingPolicy::RoundRobin => Some(Balancing::RoundRobin),
         pb::LoadBalancingPolicy::Random => Some(Balancing::Random),
         pb::LoadBalancingPolicy::RingHash => {
-            report.not_run("RingHash");
+            report.field("policy", |report| report.not_run("RingHash"));
             None
         }
         pb::LoadBalancingPolicy::Maglev => {
-            report.not_run("Maglev");
+            report.field("policy", |report| report.not_run("Maglev"));
             None
         }
     }

@@ -7,7 +7,7 @@ pub use crate::resource::traffic_policy::{Balancing, Bulkhead, BulkheadScope};
 use crate::{resource::traffic_policy, spiffe::SpiffeId, units::ServiceName};
 
 /// A service as its callers see it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Destination {
     /// Its name.
     pub name: ServiceName,
@@ -20,7 +20,7 @@ pub struct Destination {
 }
 
 /// One port of a service.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Port {
     /// As callers write it; 0 stands for any (see [`Port::is_any`]).
     pub number: u16,

@@ -17,7 +17,7 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-pub use compile::{Context, compile};
+pub use compile::{Context, check, compile};
 pub use destination::{
     Balancing, Bulkhead, BulkheadScope, Destination, DestinationSettings, Endpoint,
     EndpointAddress, OutlierDetection, Port, Protocol, RetryBudget, Transport,
@@ -67,4 +67,19 @@ pub struct Snapshot {
     pub revision: u64,
     /// The form of each resource that it was made from: for a refused one its last good form.
     pub good: BTreeMap<ResourceKey, Arc<pb::Resource>>,
+}
+
+impl Snapshot {
+    /// Services that rules lead to and that nobody has asked for yet. Who asks now spares the first
+    /// request to them the wait.
+    pub fn unasked(&self) -> BTreeSet<&ServiceName> {
+        let rules = self.destinations.values().flatten().flat_map(|service| &service.ports);
+        let matches = rules.filter_map(|port| port.rules.as_ref()).flatten();
+        let backends = matches.flat_map(|found| &found.rule.backends);
+        let targets = backends.filter_map(|backend| backend.target.as_ref());
+        targets
+            .map(|(name, _)| name)
+            .filter(|name| !self.destinations.contains_key(*name))
+            .collect()
+    }
 }

@@ -18,7 +18,7 @@ pub struct RouteId {
 
 /// One match of one rule of a route, with the rule behind it. A rule of two matches stands twice,
 /// each at its own place in Gateway API's precedence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RuleMatch {
     /// What must hold.
     pub matcher: Matcher,
@@ -27,7 +27,7 @@ pub struct RuleMatch {
 }
 
 /// All of these must hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Matcher {
     /// The path; `None`: any.
     pub path: Option<PathMatch>,
@@ -44,7 +44,7 @@ pub struct Matcher {
 }
 
 /// What happens to a request that matched.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Rule {
     /// Its name for people.
     pub id: RouteId,
@@ -99,7 +99,7 @@ pub struct Retry {
     pub on: RetryOn,
     /// HTTP methods to which `on.http` and `on.reset` apply.
     pub methods: Vec<String>,
-    /// gRPC methods to which `on.grpc` and `on.reset` apply: service and method, `None` for any;
+    /// gRPC methods to which `on.grpc` and `on.grpc_reset` apply: service and method, `None` for any;
     /// empty: all.
     pub grpc_methods: Vec<(String, Option<String>)>,
     /// The pause before the first retry, doubled for each further one.
@@ -115,6 +115,8 @@ pub struct RetryOn {
     pub grpc: Vec<GrpcCode>,
     /// HTTP statuses.
     pub http: Vec<u16>,
-    /// The upstream broke the stream before its response head.
+    /// The upstream broke the stream of an HTTP request before its response head.
     pub reset: bool,
+    /// The same of a gRPC call, which is a POST and so is not repeated as easily.
+    pub grpc_reset: bool,
 }

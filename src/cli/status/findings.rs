@@ -15,22 +15,25 @@ const FAILED_PROBLEM: f64 = 0.01;
 /// A certificate is renewed from half its life on; this late, renewals must have failed.
 const EXPIRY_WARNING: Duration = Duration::from_hours(1);
 
+/// What the mesh's root is called in findings.
+pub(in crate::cli) const ROOT: &str = "root certificate";
+
 /// How bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Severity {
+pub(in crate::cli) enum Severity {
     Problem,
     Warning,
 }
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) severity: Severity,
+pub(in crate::cli) struct Finding {
+    pub(in crate::cli) severity: Severity,
     /// `orders.shop`, `orders-1.shop` or `GRPCRoute shop/orders`
-    pub(super) subject: String,
-    pub(super) what: String,
+    pub(in crate::cli) subject: String,
+    pub(in crate::cli) what: String,
     /// Further facts, and at last what to try.
-    pub(super) lines: Vec<String>,
+    pub(in crate::cli) lines: Vec<String>,
 }
 
 /// Everything found, worst first.
@@ -118,7 +121,7 @@ fn of_refusal(refusal: &pb::Refusal) -> Finding {
     }
 }
 
-fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -> Option<Finding> {
+pub(in crate::cli) fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -> Option<Finding> {
     let expires = words::time(sidecar.certificate_expires_at.as_ref())?;
     let left = expires.duration_since(now);
     let (severity, what) = match left {
@@ -129,18 +132,18 @@ fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -> Option<Finding> {
         Ok(_) => return None,
     };
     let subject = format!("{}.{}", sidecar.workload, sidecar.namespace);
-    let lines = vec!["try: outrigger check".to_owned()];
+    let lines = vec![format!("try: outrigger check {subject}")];
     Some(Finding { severity, subject, what, lines })
 }
 
 /// The mesh's root is replaced by people, so they are told in time.
-fn of_root(status: &pb::StatusResponse, now: SystemTime) -> Option<Finding> {
+pub(in crate::cli) fn of_root(status: &pb::StatusResponse, now: SystemTime) -> Option<Finding> {
     const WARNING: Duration = Duration::from_hours(60 * 24);
     let expires = words::time(status.root_expires_at.as_ref())?;
     let left = expires.duration_since(now).unwrap_or_default();
     (left < WARNING).then(|| Finding {
         severity: if left.is_zero() { Severity::Problem } else { Severity::Warning },
-        subject: "root certificate".to_owned(),
+        subject: ROOT.to_owned(),
         what: format!("expires in {}", words::age(left)),
         lines: vec!["every identity of the mesh ends with it".to_owned()],
     })

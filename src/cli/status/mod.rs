@@ -1,58 +1,89 @@
 //! `outrigger status`: how the mesh is, on one screen.
 
-mod findings;
+pub(super) mod findings;
 mod render;
 mod traffic;
 
 use std::process::ExitCode;
 
 use super::{
-    output::{self, Failure, Format},
+    output::{self, Failure, Format, Output},
     remote::Remote,
-    words,
+    report, words,
 };
-use crate::{clock, resource::pb};
+use crate::{
+    clock,
+    resource::{Problem, pb},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  outrigger status
+  outrigger status inventory.shop      one service with its sidecars
+  outrigger status orders-2            one sidecar of the context's namespace
+  outrigger status -o json";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Only this service: NAME or NAME.NAMESPACE
-    service: Option<String>,
+    /// Only this service or sidecar: NAME or NAME.NAMESPACE
+    #[arg(value_name = "SERVICE|WORKLOAD")]
+    subject: Option<String>,
     #[command(flatten)]
     remote: Remote,
-    /// How to print it
-    #[arg(short, long, value_name = "FORMAT", default_value = "table", env = "OUTRIGGER_OUTPUT")]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let format = args.output;
+    let format = args.output.format;
     show(args).await.map_err(|failure| failure.in_format(format))
 }
 
 async fn show(args: Args) -> Result<ExitCode, Failure> {
     let connected = args.remote.connect()?;
-    let wanted = args.service.unwrap_or_default();
-    let service = match wanted.split_once('.') {
-        None if !wanted.is_empty() => format!("{wanted}.{}", connected.namespace),
-        _ => wanted,
-    };
-    let request = pb::StatusRequest { service: service.clone() };
-    let mut status = connected.client.config().status(request).await?.into_inner();
-    if !service.is_empty() {
-        let of = |name: &str, namespace: &str| format!("{name}.{namespace}") == service;
-        status.services.retain(|other| of(&other.name, &other.namespace));
-        status.sidecars.retain(|other| of(&other.service, &other.namespace));
-        if status.services.is_empty() {
-            return Err(Failure::new(anyhow::anyhow!("the mesh has no service {service}")));
+    let answer = connected.client.config().status(pb::StatusRequest::default()).await;
+    let mut status = answer.map_err(|status| connected.failed(&status))?.into_inner();
+    if let Some(subject) = &args.subject {
+        let subject = match subject.contains('.') {
+            true => subject.clone(),
+            false => format!("{subject}.{}", connected.namespace),
+        };
+        if !narrow(&mut status, &subject) {
+            let message = format!("the mesh has no service and no sidecar {subject}");
+            return Err(Failure::say(message).with_hint("outrigger status lists all of them"));
         }
     }
     let view = render::View {
         server: &connected.server,
         now: clock::now(),
-        sidecars: !service.is_empty() || args.output == Format::Wide,
+        sidecars: args.subject.is_some() || args.output.format == Format::Wide,
         coloured: output::coloured(),
     };
-    args.output.print(|| render::render(&status, view), || json(&status))
+    args.output.format.print(|| render::render(&status, view), || json(&status))
+}
+
+/// Leaves only that service with its sidecars, or that sidecar with its service; whether there is
+/// such a one.
+fn narrow(status: &mut pb::StatusResponse, subject: &str) -> bool {
+    let is = |name: &str, namespace: &str| format!("{name}.{namespace}") == subject;
+    if status.services.iter().any(|it| is(&it.name, &it.namespace)) {
+        status.services.retain(|it| is(&it.name, &it.namespace));
+        status.sidecars.retain(|it| is(&it.service, &it.namespace));
+    } else {
+        status.sidecars.retain(|it| is(&it.workload, &it.namespace));
+        let sidecars = &status.sidecars;
+        let served = |it: &pb::ServiceStatus| {
+            let of = |sidecar: &pb::SidecarStatus| {
+                (&sidecar.service, &sidecar.namespace) == (&it.name, &it.namespace)
+            };
+            sidecars.iter().any(of)
+        };
+        status.services.retain(served);
+    }
+    let sidecars = &status.sidecars;
+    status.refusals.retain(|it| sidecars.iter().any(|sidecar| sidecar.workload == it.workload));
+    !(status.services.is_empty() && status.sidecars.is_empty())
 }
 
 fn json(status: &pb::StatusResponse) -> serde_json::Value {
@@ -82,8 +113,21 @@ fn json(status: &pb::StatusResponse) -> serde_json::Value {
         "sidecars": status.sidecars.iter().map(sidecar_json).collect::<Vec<_>>(),
         "startedAt": words::time_json(status.started_at.as_ref()),
         "rootExpiresAt": words::time_json(status.root_expires_at.as_ref()),
+        "refusals": status.refusals.iter().map(refusal_json).collect::<Vec<_>>(),
         "version": status.version,
         "tracingUi": status.tracing_ui,
+    })
+}
+
+fn refusal_json(refusal: &pb::Refusal) -> serde_json::Value {
+    let id = refusal.resource.clone().unwrap_or_default();
+    let problems = refusal.problems.iter().map(Problem::from_pb);
+    serde_json::json!({
+        "kind": id.kind,
+        "namespace": id.namespace,
+        "name": id.name,
+        "workload": refusal.workload,
+        "problems": problems.map(|it| report::problem_json(&it)).collect::<Vec<_>>(),
     })
 }
 

@@ -44,7 +44,7 @@ pub(super) fn render(status: &pb::StatusResponse, view: View<'_>) -> String {
     text.push('\n');
     text.push_str(&control_plane(status, view));
     if !status.tracing_ui.is_empty() {
-        text.push_str(&format!("traces {}\n", status.tracing_ui));
+        text.push_str(&format!("traces {}\n", output::printable(&status.tracing_ui)));
     }
     text
 }
@@ -90,7 +90,8 @@ fn revision(status: &pb::StatusResponse, now: SystemTime) -> String {
     if let Some(ago) = changed {
         text.push_str(&format!(", {} ago", words::age(ago)));
     }
-    match (status.changed_by.as_str(), status.change_message.as_str()) {
+    let message = output::printable(&status.change_message);
+    match (words::who(&status.changed_by), message.as_str()) {
         ("", "") => {}
         (by, "") => text.push_str(&format!(", {by}")),
         ("", message) => text.push_str(&format!(", \"{message}\"")),
@@ -104,9 +105,10 @@ fn cause(finding: &Finding, view: View<'_>) -> String {
         Severity::Problem => paint("x", "31", view.coloured),
         Severity::Warning => paint("!", "33", view.coloured),
     };
-    let mut text = format!("{mark} {}   {}\n", finding.subject, finding.what);
+    let what = output::printable(&finding.what);
+    let mut text = format!("{mark} {}   {what}\n", output::printable(&finding.subject));
     for line in &finding.lines {
-        text.push_str(&format!("    {line}\n"));
+        text.push_str(&format!("    {}\n", output::printable(line)));
     }
     text
 }
@@ -228,7 +230,7 @@ fn control_plane(status: &pb::StatusResponse, view: View<'_>) -> String {
         text.push_str(&format!("  root expires in {}", words::age(left)));
     }
     if !status.version.is_empty() {
-        text.push_str(&format!("  version {}", status.version));
+        text.push_str(&format!("  version {}", output::printable(&status.version)));
     }
     text.push('\n');
     text

@@ -66,7 +66,7 @@ fn status() -> pb::StatusResponse {
     pb::StatusResponse {
         revision: 42,
         changed_at: at(-180),
-        changed_by: "ana".into(),
+        changed_by: "spiffe://mesh.local/credential/ana".into(),
         change_message: "inventory canary".into(),
         services: vec![
             service("catalog", 1, 1, 3000, &[]),
@@ -81,6 +81,7 @@ fn status() -> pb::StatusResponse {
         version: "0.1.0".into(),
         tracing_ui: "http://127.0.0.1:16686".into(),
         refusals: Vec::new(),
+        now: at(0),
     }
 }
 
@@ -98,7 +99,7 @@ x inventory.shop   no_endpoint: 61 of 412 calls failed in the last 5m (from orde
     3 endpoints: 1 ready
     try: outrigger status inventory.shop
 ! orders-2.shop   certificate expires in 41m
-    try: outrigger check
+    try: outrigger check orders-2.shop
 
 SERVICE         READY  RPS      OK  P50  P99  REASONS 5m      REV
 inventory.shop    1/3  1.4  85.19%  3ms  4ms  no_endpoint 61  -
@@ -157,4 +158,23 @@ fn the_caller_s_own_mistakes_are_no_problem_of_the_service() {
     let picture = picture(&status);
     assert!(picture.starts_with("HEALTHY  1 warning"), "{picture}");
     assert!(picture.contains("try: outrigger get authorizationpolicies -n shop"), "{picture}");
+}
+
+#[test]
+fn a_subject_is_a_service_or_a_sidecar() {
+    for (subject, services, sidecars) in [
+        ("catalog.shop", vec!["catalog"], vec!["catalog-1"]),
+        ("catalog-1.shop", vec!["catalog"], vec!["catalog-1"]),
+        ("inventory.shop", vec!["inventory"], vec![]),
+        ("orders-2.shop", vec![], vec!["orders-2"]),
+        ("nothing.shop", vec![], vec![]),
+    ] {
+        let mut status = status();
+        let found = super::narrow(&mut status, subject);
+        assert_eq!(found, subject != "nothing.shop", "{subject}");
+        let names: Vec<_> = status.services.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, services, "{subject}");
+        let names: Vec<_> = status.sidecars.iter().map(|it| it.workload.as_str()).collect();
+        assert_eq!(names, sidecars, "{subject}");
+    }
 }

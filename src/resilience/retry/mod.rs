@@ -248,7 +248,7 @@ fn names(retry: &Retry, grpc: bool, failure: Failure) -> bool {
         Failure::Grpc(code) => return grpc && retry.on.grpc.contains(&code),
         Failure::Here(reason) | Failure::There(reason) => {
             if matches!(reason, Reason::UpstreamReset | Reason::UpstreamProtocol) {
-                return retry.on.reset;
+                return if grpc { retry.on.grpc_reset } else { retry.on.reset };
             }
             (reason.row().http, reason.row().grpc)
         }

@@ -22,7 +22,12 @@ fn head<'a>(method: &'a str, path: &'a str, fields: &'a dyn Fields) -> Head<'a> 
 fn retry() -> Retry {
     Retry {
         attempts: 2,
-        on: RetryOn { grpc: vec![GrpcCode::Unavailable], http: vec![502, 503], reset: false },
+        on: RetryOn {
+            grpc: vec![GrpcCode::Unavailable],
+            http: vec![502, 503],
+            reset: false,
+            grpc_reset: false,
+        },
         methods: ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"].map(String::from).to_vec(),
         grpc_methods: Vec::new(),
         backoff_base: Duration::from_millis(25),

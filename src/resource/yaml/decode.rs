@@ -191,7 +191,7 @@ fn read_enum(scalar: &Scalar, descriptor: &EnumDescriptor) -> Result<Value, Refu
 
 /// The words of an enumeration as users write them, with their numbers: `ENUM_PREFIX_PEAK_EWMA` is
 /// `PeakEwma`. What stands for "not set" is left out.
-pub(super) fn enum_words(descriptor: &EnumDescriptor) -> Vec<(String, i32)> {
+pub(in crate::resource) fn enum_words(descriptor: &EnumDescriptor) -> Vec<(String, i32)> {
     let zero = descriptor.default_value();
     let prefix = zero.name().trim_end_matches("UNSPECIFIED");
     let values = descriptor.values().filter(|value| value.number() != 0);

@@ -18,7 +18,7 @@ static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("build.rs wrote it"));
 
 /// The descriptor of `Resource`.
-pub(super) fn resource_descriptor() -> MessageDescriptor {
+pub(in crate::resource) fn resource_descriptor() -> MessageDescriptor {
     POOL.get_message_by_name("outrigger.v1.Resource").expect("proto/ has it")
 }
 

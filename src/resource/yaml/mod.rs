@@ -8,6 +8,8 @@ mod tree;
 
 use std::{collections::HashMap, sync::Arc};
 
+pub(super) use decode::enum_words;
+pub(super) use document::resource_descriptor;
 pub use source::Source;
 
 use super::{Problem, ResourceKey, pb};
@@ -60,3 +62,8 @@ pub fn check(parsed: &[Parsed]) -> Vec<Problem> {
     }
     problems
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod wrong_specs;

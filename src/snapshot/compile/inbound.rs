@@ -38,7 +38,7 @@ impl Compiler<'_> {
     /// about a number, the node's own service says where it leads, and the stricter mode holds.
     fn inbound_ports(&self, services: &[ServiceName]) -> Vec<InboundPort> {
         let own = &self.context.node.ports;
-        let default = self.default_mtls();
+        let default = self.default_mtls(services);
         let mut by_number: BTreeMap<u16, InboundPort> = BTreeMap::new();
         let mut listed: Vec<&String> = Vec::new();
         for port in services.iter().flat_map(|service| ports(self.read, service)) {
@@ -66,8 +66,12 @@ impl Compiler<'_> {
         by_number.into_values().collect()
     }
 
-    /// As the namespace or the mesh says.
-    fn default_mtls(&self) -> MtlsMode {
+    /// As the namespace or the mesh says; but a service that could not be read may have asked for
+    /// more.
+    fn default_mtls(&self, services: &[ServiceName]) -> MtlsMode {
+        if services.iter().any(|service| self.read.services_refused.contains(service)) {
+            return MtlsMode::Strict;
+        }
         let mesh = mesh::written(self.read);
         let namespace = &self.context.node.service.namespace;
         mesh.namespaces.get(namespace).copied().unwrap_or(mesh.mtls)

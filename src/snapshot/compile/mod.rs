@@ -25,10 +25,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use self::{policy::Policies, read::Read};
+use self::{
+    policy::Policies,
+    read::{Entry, Read},
+};
 use super::{Destination, Node, Snapshot};
 use crate::{
-    resource::{Problem, ResourceKey, pb},
+    resource::{Problem, ResourceKey, pb, route::Route},
     units::ServiceName,
 };
 
@@ -51,6 +54,42 @@ pub struct Context {
     pub revision: u64,
 }
 
+/// What is wrong with these resources together when they are all that there are, whoever runs them:
+/// what [`compile`] says, as callers in every namespace see it. Each problem has its resource.
+pub fn check(
+    resources: &BTreeMap<ResourceKey, Arc<pb::Resource>>,
+    trust_domain: &str,
+) -> Vec<Problem> {
+    let context = Context {
+        node: Node {
+            service: ServiceName::new("", ""),
+            labels: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        },
+        trust_domain: trust_domain.to_owned(),
+        namespaces: BTreeSet::new(),
+        answered: BTreeMap::new(),
+        complete: true,
+        revision: 0,
+    };
+    let mut problems = Vec::new();
+    let read = Read::new(resources, None, &context, &mut problems);
+    let policies = Policies::new(&read, &mut problems);
+    let compiler =
+        Compiler { read: &read, policies: &policies, context: &context, last_good: None };
+    compiler.check_references(&mut problems);
+    let attached = |route: &Entry<Route>| {
+        let namespace = route.key.namespace.clone();
+        let parents = route.spec.parents.clone().into_iter();
+        parents.map(move |parent| (parent.service, namespace.clone()))
+    };
+    let pairs: BTreeSet<(ServiceName, String)> = read.routes.iter().flat_map(attached).collect();
+    for (service, caller) in &pairs {
+        compiler.check_conflicts(service, caller, &mut problems);
+    }
+    problems
+}
+
 /// Compiles `resources` for a node. The problems are those of resources that were refused (errors)
 /// and of references and conflicts between them (warnings); what is wrong with one resource alone
 /// but harmless is said by `resource::check`.
@@ -62,10 +101,13 @@ pub fn compile(
     let mut problems = Vec::new();
     let read = Read::new(resources, last_good, context, &mut problems);
     let policies = Policies::new(&read, &mut problems);
-    let compiler = Compiler { read: &read, policies: &policies, context };
+    let compiler = Compiler { read: &read, policies: &policies, context, last_good };
 
     compiler.check_references(&mut problems);
-    let destinations = compiler.destinations(&mut problems);
+    let destinations = compiler.destinations();
+    for service in destinations.keys().collect::<BTreeSet<_>>() {
+        compiler.check_conflicts(service, &context.node.service.namespace, &mut problems);
+    }
     let mut namespaces = context.namespaces.clone();
     namespaces.insert(context.node.service.namespace.clone());
     namespaces.extend(read.known.iter().map(|service| service.namespace.clone()));
@@ -87,6 +129,7 @@ struct Compiler<'a> {
     read: &'a Read,
     policies: &'a Policies,
     context: &'a Context,
+    last_good: Option<&'a Snapshot>,
 }
 
 /// What is known of a service that something refers to.
@@ -102,20 +145,27 @@ enum Presence {
 
 impl Compiler<'_> {
     /// Every service that was answered for, or every one that there is.
-    fn destinations(
-        &self,
-        problems: &mut Vec<Problem>,
-    ) -> FxHashMap<ServiceName, Option<Arc<Destination>>> {
+    fn destinations(&self) -> FxHashMap<ServiceName, Option<Arc<Destination>>> {
         let answered = self.context.answered.keys();
         let known = self.read.known.iter().filter(|_| self.context.complete);
         let names: BTreeSet<&ServiceName> = answered.chain(known).collect();
         let mut destinations = FxHashMap::default();
         for name in names {
             let here = self.presence(name) == Presence::Here;
-            let destination = here.then(|| Arc::new(self.destination(name, problems)));
+            let destination = here.then(|| self.kept(self.destination(name)));
             destinations.insert(name.clone(), destination);
         }
         destinations
+    }
+
+    /// The very destination of the last snapshot if nothing about it changed, so that whoever keeps
+    /// counts for it sees that by the pointer.
+    fn kept(&self, destination: Destination) -> Arc<Destination> {
+        let last = self.last_good.and_then(|last| last.destinations.get(&destination.name));
+        match last {
+            Some(Some(last)) if **last == destination => Arc::clone(last),
+            _ => Arc::new(destination),
+        }
     }
 
     fn presence(&self, name: &ServiceName) -> Presence {

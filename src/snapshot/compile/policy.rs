@@ -169,6 +169,10 @@ impl Merge<'_> {
     ) {
         let Some(value) = value else { return };
         if let Some(older) = self.layer.said_by.get(name) {
+            // A policy that names a target twice does not contradict itself.
+            if older == self.key {
+                return;
+            }
             let message = format!("Conflicted: {older} is older and says it for the same target");
             self.problems.push(Problem::warning(format!("spec.{name}"), message).of(self.key));
             return;

@@ -8,14 +8,14 @@ use crate::snapshot::{Matcher, PathMatch, TextMatch};
 
 /// Sorts a match before those that it precedes. For HTTP: an exact path, then (where Gateway API
 /// leaves it open, as Envoy Gateway does) an expression, then the longest prefix; a method; the most
-/// headers; the most query parameters. For gRPC: the longest service; the longest method; the most
-/// headers. Then for both the older route, its name, and the order in which rules and matches stand.
+/// headers; the most query parameters. For gRPC: the longest service, before any expression; the
+/// longest method likewise; the most headers. Then for both the older route, its name, and the order in which rules and matches stand.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Precedence {
     path: (u8, Reverse<usize>),
     http_method: Reverse<bool>,
-    grpc_service: (Reverse<usize>, bool),
-    grpc_method: (Reverse<usize>, bool),
+    grpc_service: (u8, Reverse<usize>),
+    grpc_method: (u8, Reverse<usize>),
     headers: Reverse<usize>,
     query: Reverse<usize>,
     route: Age,
@@ -34,9 +34,9 @@ impl Precedence {
             None => (2, Reverse(1)),
         };
         let part = |text: Option<&TextMatch>| match text {
-            None => (Reverse(0), false),
-            Some(TextMatch::Exact(text)) => (Reverse(text.len()), false),
-            Some(TextMatch::Regex(regex)) => (Reverse(regex.as_str().len()), true),
+            Some(TextMatch::Exact(text)) => (0, Reverse(text.len())),
+            Some(TextMatch::Regex(regex)) => (1, Reverse(regex.as_str().len())),
+            None => (2, Reverse(0)),
         };
         let grpc = matcher.grpc.as_ref();
         Self {
@@ -62,23 +62,18 @@ pub(super) fn covers(earlier: &Matcher, later: &Matcher) -> bool {
             Some(PathMatch::Prefix(prefix)),
             Some(PathMatch::Exact(path) | PathMatch::Prefix(path)),
         ) => path.strip_prefix(prefix.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/')),
-        (Some(PathMatch::Exact(one)), Some(PathMatch::Exact(other))) => one == other,
-        (Some(PathMatch::Regex(one)), Some(PathMatch::Regex(other))) => {
-            one.as_str() == other.as_str()
-        }
-        _ => false,
+        (one, other) => one == other,
     };
     let method = earlier.method.is_none() || earlier.method == later.method;
-    let grpc_part = |one: Option<&TextMatch>, other: Option<&TextMatch>| {
-        one.is_none_or(|one| other.is_some_and(|other| same(one, other)))
-    };
+    let grpc_part =
+        |one: Option<&TextMatch>, other: Option<&TextMatch>| one.is_none() || one == other;
     let (one, other) = (earlier.grpc.as_ref(), later.grpc.as_ref());
     let grpc = (!earlier.grpc_only || later.grpc_only)
         && grpc_part(one.and_then(|g| g.service.as_ref()), other.and_then(|g| g.service.as_ref()))
         && grpc_part(one.and_then(|g| g.method.as_ref()), other.and_then(|g| g.method.as_ref()));
     let all = |earlier: &[(String, TextMatch)], later: &[(String, TextMatch)]| {
         let found = |(name, text): &(String, TextMatch)| {
-            later.iter().any(|(other, wanted)| other == name && same(text, wanted))
+            later.iter().any(|(other, wanted)| other == name && text == wanted)
         };
         earlier.iter().all(found)
     };
@@ -86,12 +81,4 @@ pub(super) fn covers(earlier: &Matcher, later: &Matcher) -> bool {
         && grpc
         && all(&earlier.headers, &later.headers)
         && all(&earlier.query, &later.query)
-}
-
-fn same(one: &TextMatch, other: &TextMatch) -> bool {
-    match (one, other) {
-        (TextMatch::Exact(one), TextMatch::Exact(other)) => one == other,
-        (TextMatch::Regex(one), TextMatch::Regex(other)) => one.as_str() == other.as_str(),
-        _ => false,
-    }
 }

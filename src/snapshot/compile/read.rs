@@ -11,7 +11,7 @@ use crate::{
         Kind, Problem, ResourceKey,
         authorization_policy::{self, AuthorizationPolicy},
         grpc_route, http_route,
-        mesh::{self, Mesh},
+        mesh::{self, MESH_NAME, Mesh},
         pb,
         route::Route,
         service::{self, Service},
@@ -26,6 +26,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Read {
     pub(super) services: BTreeMap<ServiceName, Service>,
+    /// Services without a good form, which stand among the others with their selector alone.
+    pub(super) services_refused: BTreeSet<ServiceName>,
     /// Sorted by key.
     pub(super) workloads: Vec<Entry<Workload>>,
     /// Of both kinds, the oldest first.
@@ -103,7 +105,7 @@ impl Read {
                     read.good.insert(key.clone(), Arc::clone(resource));
                     read.insert(key, resource, form);
                 }
-                None => read.refuse(key, resource),
+                None => read.refuse(key, resource.spec.as_ref()),
             }
         }
         read.routes.sort_by(|one, other| one.age.cmp(&other.age));
@@ -127,14 +129,26 @@ impl Read {
         }
     }
 
-    /// Without a good form: what protects must not be missing because it is broken.
-    fn refuse(&mut self, key: &ResourceKey, resource: &pb::Resource) {
-        match &resource.spec {
-            Some(pb::resource::Spec::AuthorizationPolicy(spec)) => {
+    /// Without a good form: what protects must not be missing because it is broken. Whom a service
+    /// selects can be read in any case, and the policies that target it hold there.
+    fn refuse(&mut self, key: &ResourceKey, spec: Option<&pb::resource::Spec>) {
+        match spec {
+            Some(pb::resource::Spec::Service(spec)) => {
+                let name = ServiceName::new(&*key.name, &*key.namespace);
+                let selector = spec.selector.clone().into_iter().collect();
+                self.services.insert(name.clone(), Service { ports: Vec::new(), selector });
+                self.services_refused.insert(name);
+            }
+            // Audit decides nothing, so nothing is lost with it.
+            Some(pb::resource::Spec::AuthorizationPolicy(spec))
+                if spec.action() != pb::AuthorizationAction::Audit =>
+            {
                 let names = spec.target_refs.iter().map(|target| target.name.clone()).collect();
                 self.authorization_refused.push((key.clone(), names));
             }
-            Some(pb::resource::Spec::Mesh(_)) => self.mesh = MeshForm::Refused,
+            Some(pb::resource::Spec::Mesh(_)) if key.name == MESH_NAME => {
+                self.mesh = MeshForm::Refused;
+            }
             _ => {}
         }
     }
@@ -183,11 +197,15 @@ fn parse(
         Some(pb::resource::Spec::AuthorizationPolicy(spec)) => {
             authorization_policy::parse(spec, namespace).map(Form::Authorization)
         }
-        Some(pb::resource::Spec::Mesh(spec)) => parse_mesh(spec, context),
+        Some(pb::resource::Spec::Mesh(spec)) => parse_mesh(&key.name, spec, context),
     }
 }
 
-fn parse_mesh(spec: &pb::Mesh, context: &Context) -> Result<Form, Vec<Problem>> {
+fn parse_mesh(name: &str, spec: &pb::Mesh, context: &Context) -> Result<Form, Vec<Problem>> {
+    if name != MESH_NAME {
+        let problem = Problem::error("metadata.name", "not the name of the one Mesh");
+        return Err(vec![problem.with_value(name).with_hint(MESH_NAME)]);
+    }
     let mesh = mesh::parse(spec)?;
     match &mesh.trust_domain {
         Some(other) if *other != context.trust_domain => {

@@ -1,9 +1,13 @@
 //! What resources say of each other: references to what does not exist, and rules that can never be
 //! reached. All of it is warned of and nothing is refused for it: what is referred to may come later.
 
-use super::{Compiler, Presence, read::Entry, route};
+use super::{Compiler, Presence, read::Entry, route, service};
 use crate::{
-    resource::{Kind, Problem, reference::Target, route::Route},
+    resource::{
+        Kind, Problem,
+        reference::Target,
+        route::{Parent, Route},
+    },
     units::ServiceName,
 };
 
@@ -35,8 +39,7 @@ impl Compiler<'_> {
 
     fn check_route(&self, route: &Entry<Route>, problems: &mut Vec<Problem>) {
         for parent in &route.spec.parents {
-            if self.presence(&parent.service) == Presence::Missing {
-                let message = format!("no Service {}", parent.service);
+            if let Some(message) = self.parent_problem(parent) {
                 problems.push(Problem::warning("spec.parentRefs", message).of(&route.key));
             }
         }
@@ -51,6 +54,25 @@ impl Compiler<'_> {
                 let hint = "its share is answered with backend_invalid";
                 problems.push(Problem::warning(field, message).with_hint(hint).of(&route.key));
             }
+        }
+    }
+
+    fn parent_problem(&self, Parent { service, port }: &Parent) -> Option<String> {
+        match self.presence(service) {
+            Presence::NotAsked => return None,
+            Presence::Missing => return Some(format!("NoMatchingParent: no Service {service}")),
+            Presence::Here => {}
+        }
+        let port = (*port)?;
+        let ports = service::ports(self.read, service);
+        match ports.as_slice() {
+            // Workloads may say it, and not all of them are known here.
+            [any] if any.number == 0 => self
+                .context
+                .complete
+                .then(|| format!("NoMatchingParent: {service} does not say which ports it has")),
+            _ if ports.iter().any(|known| known.number == port) => None,
+            _ => Some(format!("NoMatchingParent: {service} has no port {port}")),
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     Compiler, Presence,
     precedence::{Precedence, covers},
     read::Entry,
-    service,
+    service::{self, NamedPort},
 };
 use crate::{
     resource::{
@@ -27,26 +27,20 @@ pub(super) struct Rules<'a> {
     service: &'a ServiceName,
     /// The routes that count for this node, the oldest first.
     routes: Vec<&'a Entry<Route>>,
-    problems: &'a mut Vec<Problem>,
 }
 
 impl Compiler<'_> {
-    pub(super) fn rules<'a>(
-        &'a self,
-        service: &'a ServiceName,
-        problems: &'a mut Vec<Problem>,
-    ) -> Rules<'a> {
-        let routes = self.attached(service);
-        Rules { compiler: self, service, routes, problems }
+    pub(super) fn rules<'a>(&'a self, service: &'a ServiceName) -> Rules<'a> {
+        let routes = self.attached(service, &self.context.node.service.namespace);
+        Rules { compiler: self, service, routes }
     }
 
-    /// The routes that attach to a service for clients in this node's namespace. Consumer routes of
-    /// that namespace come first: where they leave a port to nobody, the producer's stand.
-    fn attached(&self, service: &ServiceName) -> Vec<&Entry<Route>> {
-        let own = &self.context.node.service.namespace;
+    /// The routes that attach to a service for callers in a namespace: its producer's and that
+    /// namespace's own.
+    fn attached(&self, service: &ServiceName, caller: &str) -> Vec<&Entry<Route>> {
         let attached = self.read.routes.iter().filter(|route| {
             let namespace = &route.key.namespace;
-            (*namespace == service.namespace || namespace == own)
+            (*namespace == service.namespace || namespace == caller)
                 && route.spec.parents.iter().any(|parent| parent.service == *service)
         });
         attached.collect()
@@ -54,12 +48,7 @@ impl Compiler<'_> {
 
     /// Which routes rule a port: consumer routes replace producer routes (GEP-1426), and of what is
     /// left a `GRPCRoute` takes the port from every `HTTPRoute` (Gateway API, "Cross Serving").
-    pub(super) fn ruling<'a>(
-        &self,
-        routes: &[&'a Entry<Route>],
-        service: &ServiceName,
-        port: u16,
-    ) -> Ruling<'a> {
+    fn ruling<'a>(routes: &[&'a Entry<Route>], service: &ServiceName, port: u16) -> Ruling<'a> {
         let on_port = |route: &&&Entry<Route>| {
             route.spec.parents.iter().any(|parent| {
                 parent.service == *service && parent.port.is_none_or(|only| only == port)
@@ -76,23 +65,42 @@ impl Compiler<'_> {
             Ruling { routes: grpc, losers: http }
         }
     }
+
+    /// Warns of routes that lose a port of a service to others, for callers in a namespace.
+    pub(super) fn check_conflicts(
+        &self,
+        service: &ServiceName,
+        caller: &str,
+        problems: &mut Vec<Problem>,
+    ) {
+        let routes = self.attached(service, caller);
+        for NamedPort { number, .. } in service::ports(self.read, service) {
+            let Ruling { routes, losers } = Self::ruling(&routes, service, number);
+            let Some(winner) = routes.first() else { continue };
+            let of_port = if number == 0 { String::new() } else { format!(" port {number} of") };
+            let message = format!("Conflicted: {} takes{of_port} {service}", winner.key);
+            for loser in losers {
+                let problem = Problem::warning("spec.parentRefs", &*message).of(&loser.key);
+                // Callers of several namespaces may see the same conflict.
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+    }
 }
 
 /// Who rules a port, and who would without them.
-pub(super) struct Ruling<'a> {
-    pub(super) routes: Vec<&'a Entry<Route>>,
-    pub(super) losers: Vec<&'a Entry<Route>>,
+struct Ruling<'a> {
+    routes: Vec<&'a Entry<Route>>,
+    losers: Vec<&'a Entry<Route>>,
 }
 
 impl Rules<'_> {
     /// The rules of a port in the order in which they are tried; `None` when no route attaches.
-    pub(super) fn of_port(&mut self, port: u16) -> Option<Vec<RuleMatch>> {
-        let Ruling { routes, losers } = self.compiler.ruling(&self.routes, self.service, port);
-        if let Some(winner) = routes.first() {
-            for loser in losers {
-                self.conflicted(loser, &winner.key.to_string(), port);
-            }
-        } else {
+    pub(super) fn of_port(&self, port: u16) -> Option<Vec<RuleMatch>> {
+        let Ruling { routes, .. } = Compiler::ruling(&self.routes, self.service, port);
+        if routes.is_empty() {
             return None;
         }
         let mut matches = Vec::new();
@@ -108,15 +116,6 @@ impl Rules<'_> {
         }
         matches.sort_by(|(one, _), (other, _)| one.cmp(other));
         Some(matches.into_iter().map(|(_, rule)| rule).collect())
-    }
-
-    fn conflicted(&mut self, loser: &Entry<Route>, winner: &str, port: u16) {
-        let of_port = if port == 0 { String::new() } else { format!(" port {port} of") };
-        let message = format!("Conflicted: {winner} takes{of_port} {}", self.service);
-        let problem = Problem::warning("spec.parentRefs", message).of(&loser.key);
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
     }
 
     /// The rule of a service that no route attaches to: everything goes to the service itself.
@@ -229,7 +228,8 @@ fn settings(
 
 /// A rule with a retry of its own asks for what Gateway API says such a rule retries: the statuses
 /// of gateways, and broken connections. It asks for the methods that may be repeated, and for those
-/// that its own matches name: whoever writes a retry on a rule for POST means POST.
+/// that its own matches name: whoever writes a retry on a rule for POST means POST, and a gRPC call
+/// is one.
 fn compile_retry(retry: traffic_policy::Retry, rule: Option<&route::Rule>) -> Retry {
     let own = rule.filter(|rule| rule.retry.is_some());
     let methods = retry.methods.unwrap_or_else(|| {
@@ -241,6 +241,7 @@ fn compile_retry(retry: traffic_policy::Retry, rule: Option<&route::Rule>) -> Re
         methods
     });
     let statuses = || own.map_or_else(Vec::new, |_| RETRY_HTTP_STATUSES.to_vec());
+    let asks_for_post = own.is_some() && methods.iter().any(|method| method == "POST");
     let grpc_methods = retry.grpc_methods.unwrap_or_default();
     let base = retry.backoff_base.unwrap_or(traffic_policy::BACKOFF_BASE);
     Retry {
@@ -249,6 +250,7 @@ fn compile_retry(retry: traffic_policy::Retry, rule: Option<&route::Rule>) -> Re
             grpc: retry.on_grpc.unwrap_or_default(),
             http: retry.on_http.unwrap_or_else(statuses),
             reset: retry.on_reset.unwrap_or_else(|| own.is_some()),
+            grpc_reset: retry.on_reset.unwrap_or(asks_for_post),
         },
         methods,
         grpc_methods: grpc_methods.into_iter().map(|grpc| (grpc.service, grpc.method)).collect(),

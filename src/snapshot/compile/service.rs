@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     resource::{
-        Problem,
         service::{AppProtocol, MtlsMode, Service},
         workload::{self, Workload},
     },
@@ -27,13 +26,9 @@ pub(super) struct NamedPort {
 }
 
 impl Compiler<'_> {
-    pub(super) fn destination(
-        &self,
-        name: &ServiceName,
-        problems: &mut Vec<Problem>,
-    ) -> Destination {
+    pub(super) fn destination(&self, name: &ServiceName) -> Destination {
         let named = ports(self.read, name);
-        let mut rules = self.rules(name, problems);
+        let rules = self.rules(name);
         let port = |port: &NamedPort| Port {
             number: port.number,
             name: port.name.clone(),

@@ -157,3 +157,86 @@ fn a_refused_policy_without_a_good_form_denies_what_it_targets() {
         assert_eq!(denies, denied, "{targets:?}");
     }
 }
+
+#[test]
+fn a_refused_service_keeps_its_policies_and_takes_no_plaintext() {
+    let broken = selecting("orders-v2", vec![port(0, "", "")], &[("version", "v2")]);
+    let world = World::default()
+        .with(mesh(pb::Mesh { mtls: pb::MtlsMode::Disabled.into(), ..pb::Mesh::default() }))
+        .with(authorization("p", pb::AuthorizationAction::Deny, &["orders-v2"], Vec::new()));
+    let found = inbound(&world);
+    assert!(found.ports.iter().all(|port| port.mtls == MtlsMode::Disabled));
+    assert!(found.policies.is_empty());
+    let found = inbound(&world.with(broken));
+    assert_eq!(found.policies.len(), 1);
+    assert!(found.ports.iter().all(|port| port.mtls == MtlsMode::Strict));
+}
+
+#[test]
+fn what_a_newer_version_means_is_refused_and_not_taken_for_its_default() {
+    let all = vec![pb::AuthorizationRule::default()];
+    let mut policy = authorization("p", pb::AuthorizationAction::Allow, &["orders"], all);
+    if let Some(pb::resource::Spec::AuthorizationPolicy(spec)) = &mut policy.spec {
+        spec.action = 99;
+    }
+    let world = World::default().with(policy);
+    let (snapshot, problems) = world.compile(&node());
+    assert_eq!(
+        lines(&problems),
+        ["error: AuthorizationPolicy shop/p: spec.action: not a value that this version knows"]
+    );
+    assert_eq!(snapshot.inbound.policies[0].action, AuthorizationAction::Deny);
+}
+
+#[test]
+fn a_refused_audit_denies_nobody() {
+    let rule =
+        pb::AuthorizationRule { from: vec![pb::AuthorizationSource::default()], to: Vec::new() };
+    let audit = pb::AuthorizationAction::Audit;
+    let world = World::default().with(authorization("p", audit, &["orders"], vec![rule]));
+    assert_eq!(world.compile(&node()).1.len(), 1);
+    assert!(inbound(&world).policies.is_empty());
+}
+
+#[test]
+fn a_policy_s_words_become_identities_methods_and_paths() {
+    let world = World::default().and(
+        "
+apiVersion: outrigger.dev/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec:
+  action: Audit
+  rules:
+    - from:
+        - services: [web, refunds.billing]
+        - identities: ['spiffe://other/x', 'spiffe://mesh.local/ns/shop/*']
+          namespaces: [billing]
+      to:
+        - grpc: [shop.Orders/Place, shop.Admin/*]
+        - http: {methods: [GET], paths: [/health, /v1/*]}
+",
+    );
+    let policies = inbound(&world).policies;
+    let [policy] = &policies[..] else { panic!("one") };
+    assert_eq!((&*policy.name, policy.action), ("shop/p", AuthorizationAction::Audit));
+    let [rule] = &policy.rules[..] else { panic!("one") };
+    let id = |text: &str| text.parse::<crate::spiffe::SpiffeId>().expect("an identity");
+    let [first, second] = &rule.from[..] else { panic!("two") };
+    assert_eq!(
+        first.services,
+        [
+            id("spiffe://mesh.local/ns/shop/svc/web"),
+            id("spiffe://mesh.local/ns/billing/svc/refunds"),
+        ]
+    );
+    assert!(first.identities.is_empty() && first.namespaces.is_empty());
+    assert_eq!(second.identities, [id("spiffe://other/x")]);
+    assert_eq!(second.identity_prefixes, ["spiffe://mesh.local/ns/shop/"]);
+    assert_eq!(second.namespaces, ["billing"]);
+    let [grpc, http] = &rule.to[..] else { panic!("two") };
+    let place = ("shop.Orders".to_owned(), Some("Place".to_owned()));
+    assert_eq!((&grpc.grpc[..], grpc.http), (&[place, ("shop.Admin".into(), None)][..], false));
+    assert_eq!((&http.methods[..], http.http), (&["GET".to_owned()][..], true));
+    assert_eq!(http.paths, [("/health".to_owned(), false), ("/v1/".to_owned(), true)]);
+}

@@ -4,14 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Context, compile};
 use crate::{
-    resource::{Problem, ResourceKey, key, pb},
+    resource::{Problem, ResourceKey, key, pb, yaml},
     snapshot::{Destination, Node, Snapshot},
     units::ServiceName,
 };
 
+mod any;
 mod inbound;
 mod routes;
 mod services;
+mod settings;
+mod whole;
 
 /// Resources by key, as `compile` takes them.
 #[derive(Debug, Default, Clone)]
@@ -22,6 +25,16 @@ struct World {
 impl World {
     fn with(mut self, resource: pb::Resource) -> Self {
         self.resources.insert(key(&resource).expect("a spec"), Arc::new(resource));
+        self
+    }
+
+    /// As people write them.
+    fn and(mut self, text: &str) -> Self {
+        let (parsed, problems) = yaml::parse(text, "test.yaml");
+        assert_eq!(lines(&problems), [""; 0], "{text}");
+        for parsed in parsed {
+            self = self.with(parsed.resource);
+        }
         self
     }
 

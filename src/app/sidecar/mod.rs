@@ -1,0 +1,227 @@
+//! The sidecar's role: identity, discovery, proxy, admin and their order, from start to drain. `run`
+//! has one of these in its own process; `outrigger sidecar` is one with signals around it.
+//!
+//! The order of a start: the listeners for operators, so that whoever waits sees what for; the
+//! certificate; the proxy's listeners, whose addresses the mesh is told; the configuration, from disk
+//! at once if there is one. The order of an end: out of the mesh, then away from new connections,
+//! then what is under way, then telemetry.
+
+mod files;
+mod flags;
+mod options;
+mod role;
+mod start;
+mod surroundings;
+mod view;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
+
+pub use files::{FileError, Problems};
+pub use flags::{AppFlag, FlagError, UpstreamFlag};
+pub use options::{Listen, Mode, Options, StartError};
+pub use role::{RoleError, serve};
+pub use surroundings::{External, TelemetryOptions};
+
+use self::view::{Origin, Running, State};
+use super::{admin::Server, announce::Addresses};
+use crate::{
+    resource::pb::WorkloadPhase, task::Tasks, telemetry::metrics::Certificate, units::ServiceName,
+};
+
+/// How long the mesh is waited for to hear that the workload is ready or drains.
+const REPORT_MAX: Duration = Duration::from_secs(2);
+/// From the report that the workload drains until its callers know: the control plane's batch, the
+/// way to them, their compilation. Who still comes later is turned away unseen and goes elsewhere.
+const WITHDRAWN: Duration = Duration::from_millis(400);
+/// How long a drain on request may take; it ends nothing, so there is no hurry.
+const ON_REQUEST_MAX: Duration = Duration::from_hours(24);
+/// How long the last spans and log lines may take.
+const TELEMETRY_MAX: Duration = Duration::from_secs(2);
+/// How long scrapes under way may take.
+const SCRAPE_MAX: Duration = Duration::from_millis(500);
+
+/// A sidecar that runs. Dropping it ends everything at once; [`Sidecar::drain`] and
+/// [`Sidecar::stop`] before that end it in order.
+#[derive(Debug)]
+pub struct Sidecar {
+    state: Arc<State>,
+    addresses: Addresses,
+    servers: Vec<Server>,
+    _tasks: Tasks,
+}
+
+impl Sidecar {
+    /// Starts it. In live mode this waits for the first certificate. Needs a Tokio runtime with more
+    /// than nothing to do: it lives on that until the sidecar is dropped. Cancelling ends what was
+    /// started.
+    ///
+    /// # Errors
+    /// When something is wrong with the options, a listener, the identity or the files.
+    pub async fn start(mut options: Options) -> Result<Self, StartError> {
+        let (service, own) = start::identity(&options.mode)?;
+        let workload = start::workload_name(&options, &service)?;
+        let telemetry = start::telemetry(&mut options, &service, &workload)?;
+        let certificate = options.ready.condition("certificate");
+        let configuration = options.ready.condition("configuration");
+        let state = Arc::new(State {
+            service,
+            workload,
+            telemetry,
+            logging: options.logging.take(),
+            ready: options.ready.clone(),
+            phase: watch::Sender::new(WorkloadPhase::Starting),
+            drain_asked: Notify::new(),
+            running: OnceLock::new(),
+        });
+        let mut addresses = Addresses::default();
+        let servers = start::operators(&options.listen, &state, &mut addresses).await?;
+        let mut tasks = Tasks::new();
+        match own {
+            Some(identity) => start::files(options, &state, identity, &mut addresses).await?,
+            None => start::live(options, &state, &mut addresses, &mut tasks).await?,
+        }
+        certificate.set(true);
+        let running = state.running.get().expect("both ways of starting set it");
+        tasks.spawn("certificate metrics", show_certificates(Arc::clone(&state)));
+        let snapshots = Arc::clone(&running.snapshots);
+        tasks.spawn("first configuration", async move {
+            let mut published = snapshots.subscribe();
+            while snapshots.load().is_none() && published.changed().await.is_ok() {}
+            configuration.set(true);
+        });
+        tasks.spawn("phase", follow_phase(Arc::clone(&state)));
+        tasks.spawn("drain on request", drain_on_request(Arc::clone(&state)));
+        Ok(Self { state, addresses, servers, _tasks: tasks })
+    }
+
+    /// The service beside it.
+    pub fn service(&self) -> &ServiceName {
+        &self.state.service
+    }
+
+    /// Its name in the mesh.
+    pub fn workload(&self) -> &str {
+        &self.state.workload
+    }
+
+    /// Where it really listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Waits until the workload is ready and the mesh was told so. For ever, if the control plane
+    /// stays away and there is no configuration on disk.
+    pub async fn ready(&self) {
+        let mut phase = self.state.phase.subscribe();
+        let ready = phase.wait_for(|phase| *phase != WorkloadPhase::Starting);
+        drop(ready.await.expect("the state holds the sender"));
+        if let Some(Running { origin: Origin::Live { watch, .. }, .. }) = self.state.running.get() {
+            watch.reported(WorkloadPhase::Ready, REPORT_MAX).await;
+        }
+    }
+
+    /// Requests under way, in both directions.
+    pub fn in_flight(&self) -> usize {
+        self.state.running.get().map_or(0, |running| running.proxy.in_flight())
+    }
+
+    /// Reads the files of static mode again. In live mode there is nothing to read.
+    ///
+    /// # Errors
+    /// When they are not taken, which is logged and shown already; what ran before runs on.
+    pub async fn reload(&self) -> Result<(), FileError> {
+        let Some(Running { origin: Origin::Static(files), .. }) = self.state.running.get() else {
+            tracing::info!("nothing to reload: configuration comes from the control plane");
+            return Ok(());
+        };
+        let files = Arc::clone(files);
+        let reload = tokio::task::spawn_blocking(move || files.reload());
+        reload.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the reload did not come to an end");
+            Ok(())
+        })
+    }
+
+    /// Withdraws the workload from the mesh, takes no new connections, and lets what is under way
+    /// finish. Returns how many connections are left after `bound`. May be cancelled and called
+    /// again.
+    pub async fn drain(&self, bound: Duration) -> usize {
+        drain(&self.state, bound).await
+    }
+
+    /// Ends it: what is left is cut off, and what telemetry and disk still wait for is written.
+    pub async fn stop(self) {
+        if let Some(Running { origin: Origin::Live { watch, .. }, .. }) = self.state.running.get() {
+            watch.flush().await;
+        }
+        self.state.telemetry.shutdown(TELEMETRY_MAX).await;
+        for server in self.servers {
+            server.stop(SCRAPE_MAX).await;
+        }
+    }
+}
+
+/// Ready while all conditions hold; draining is for good.
+async fn follow_phase(state: Arc<State>) {
+    let set = |phase: WorkloadPhase| {
+        state.phase.send_if_modified(|now| {
+            let changes = *now != WorkloadPhase::Draining && *now != phase;
+            if changes {
+                *now = phase;
+            }
+            changes
+        });
+    };
+    loop {
+        state.ready.wait(true).await;
+        set(WorkloadPhase::Ready);
+        state.ready.wait(false).await;
+        set(WorkloadPhase::Starting);
+    }
+}
+
+/// `POST /drain`: the same as at the end, and then the process waits for its end.
+async fn drain_on_request(state: Arc<State>) {
+    loop {
+        state.drain_asked.notified().await;
+        tracing::info!("draining on request");
+        drain(&state, ON_REQUEST_MAX).await;
+    }
+}
+
+async fn drain(state: &State, bound: Duration) -> usize {
+    state.phase.send_replace(WorkloadPhase::Draining);
+    let Some(running) = state.running.get() else { return 0 };
+    if let Origin::Live { watch, .. } = &running.origin
+        && watch.progress().connected
+        && running.proxy.addresses().inbound.is_some()
+    {
+        watch.reported(WorkloadPhase::Draining, REPORT_MAX).await;
+        sleep(WITHDRAWN).await;
+    }
+    running.proxy.drain(bound).await
+}
+
+/// Tells metrics when the certificates end, now and whenever they change.
+async fn show_certificates(state: Arc<State>) {
+    let Some(running) = state.running.get() else { return };
+    let mut changed = running.identity.subscribe();
+    loop {
+        let metrics = state.telemetry.metrics();
+        metrics.certificate(Certificate::Svid, running.identity.svid().not_after());
+        if let Some(end) = running.identity.bundle().not_after() {
+            metrics.certificate(Certificate::Root, end);
+        }
+        if changed.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What a sidecar takes from variables that others define: OpenTelemetry's, and the proxy that leads
+//! out of this machine. A flag goes before a variable, and a variable before `Mesh`.
+
+/// The variables' values, read by whoever may read them.
+type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// What is known of telemetry before any configuration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TelemetryOptions {
+    /// Where spans go, an `http://` URL.
+    pub otlp: Option<String>,
+    /// Share of the traces that start here, 0.0 to 1.0.
+    pub sampling: Option<f64>,
+    /// Further attributes of the spans' resource.
+    pub resource: Vec<(String, String)>,
+}
+
+impl TelemetryOptions {
+    /// From `--otlp` and the `OTEL_*` variables.
+    pub fn new(flag: Option<String>, variable: Read<'_>) -> Self {
+        let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+            .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        let resource = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+        let pair = |pair: &str| {
+            let (key, value) = pair.split_once('=')?;
+            Some((key.trim().to_owned(), decode(value.trim())))
+        };
+        Self {
+            otlp: flag.or(endpoint),
+            sampling: sampling(variable),
+            resource: resource.split(',').filter_map(pair).collect(),
+        }
+    }
+}
+
+/// `OTEL_TRACES_SAMPLER`: what a caller decided holds in every case, as with the `parentbased_` ones.
+fn sampling(variable: Read<'_>) -> Option<f64> {
+    let sampler = variable("OTEL_TRACES_SAMPLER")?;
+    match sampler.strip_prefix("parentbased_").unwrap_or(&sampler) {
+        "always_on" => Some(1.0),
+        "always_off" => Some(0.0),
+        "traceidratio" => {
+            let share: f64 = variable("OTEL_TRACES_SAMPLER_ARG")?.parse().ok()?;
+            (0.0..=1.0).contains(&share).then_some(share)
+        }
+        _ => None,
+    }
+}
+
+/// Percent-decoding, as W3C baggage has it; what is no text stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let hex = |at: usize| char::from(*after.get(at)?).to_digit(16);
+        let code = if *first == b'%' { hex(0).zip(hex(1)) } else { None };
+        let byte = code.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// How names outside the mesh are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct External {
+    /// The proxy that the application would have used: `host:port`.
+    pub proxy: Option<String>,
+    /// Hosts, or domains with a leading dot, that are reached without it.
+    pub direct: Vec<String>,
+}
+
+impl External {
+    /// From the variables that an application would read. One that names a proxy by something else
+    /// than plain HTTP is not for us.
+    pub fn new(variable: Read<'_>) -> Self {
+        let names = ["https_proxy", "HTTPS_PROXY", "http_proxy"];
+        let proxy = names.iter().find_map(|name| variable(name)).and_then(|url| host_port(&url));
+        let direct = variable("no_proxy").or_else(|| variable("NO_PROXY")).unwrap_or_default();
+        let direct = direct.split(',').map(str::trim).filter(|host| !host.is_empty());
+        Self { proxy, direct: direct.map(str::to_owned).collect() }
+    }
+}
+
+fn host_port(url: &str) -> Option<String> {
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some(_) => return None,
+        None => url,
+    };
+    let authority = rest.split('/').next()?;
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+    let usable = !host.is_empty() && !host.contains('@') && port.parse::<u16>().is_ok();
+    usable.then(|| format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{External, TelemetryOptions};
+
+    fn variables<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn opentelemetrys_variables_are_read_below_the_flag() {
+        let read = variables(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "team=a%20b, bad,x=1"),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ]);
+        let options = TelemetryOptions::new(None, &read);
+        assert_eq!(options.otlp.as_deref(), Some("http://a:4317"));
+        assert_eq!(options.sampling, Some(0.25));
+        let expected = [("team", "a b"), ("x", "1")];
+        assert_eq!(options.resource, expected.map(|(key, value)| (key.into(), value.into())));
+        let flag = TelemetryOptions::new(Some("http://b:1".into()), &read);
+        assert_eq!(flag.otlp.as_deref(), Some("http://b:1"));
+        for (sampler, expected) in
+            [("always_on", Some(1.0)), ("parentbased_always_off", Some(0.0)), ("jaeger", None)]
+        {
+            let pairs = [("OTEL_TRACES_SAMPLER", sampler)];
+            assert_eq!(TelemetryOptions::new(None, &variables(&pairs)).sampling, expected);
+        }
+    }
+
+    #[test]
+    fn an_inherited_proxy_is_a_host_and_a_port() {
+        for (url, expected) in [
+            ("http://proxy.corp:3128/", Some("proxy.corp:3128")),
+            ("proxy.corp", Some("proxy.corp:80")),
+            ("socks5://a:1", None),
+            ("http://user:pw@a:1", None),
+            ("http://a:b", None),
+        ] {
+            let pairs = [("https_proxy", url), ("no_proxy", "localhost, .corp")];
+            let external = External::new(&variables(&pairs));
+            assert_eq!(external.proxy.as_deref(), expected, "{url}");
+            assert_eq!(external.direct, ["localhost", ".corp"]);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! `outrigger describe`: one resource with everything that the mesh says of it: its conditions, for
+//! whom it holds, and which sidecars run it.
+
+use std::{process::ExitCode, time::SystemTime};
+
+use tonic::Code;
+
+use super::{
+    get::one,
+    output::{self, Failure, Output},
+    remote::Remote,
+    select::{self, Selection},
+    words,
+};
+use crate::{
+    clock,
+    resource::{self, ResourceKey, pb},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  outrigger describe grpcroute orders -n shop
+  outrigger describe tp/inventory";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// KIND NAME..., or KIND/NAME...; plurals and short names are understood
+    #[arg(value_name = "KIND NAME", required = true)]
+    what: Vec<String>,
+    /// The namespace [default: the context's]
+    #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let format = args.output.format;
+    describe(args).await.map_err(|failure| failure.in_format(format))
+}
+
+async fn describe(args: Args) -> Result<ExitCode, Failure> {
+    let Selection::Named(named) = select::parse(&args.what)? else {
+        return Err(Failure::usage("which one? outrigger describe KIND NAME"));
+    };
+    let connected = args.remote.connect()?;
+    let namespace = args.namespace.as_deref().unwrap_or(&connected.namespace);
+    let mut found = Vec::new();
+    for (kind, name) in named {
+        let key = ResourceKey::new(kind, namespace, name);
+        let resource = one(&connected, &key).await.map_err(|status| match status.code() {
+            Code::NotFound => Failure::say(format!("there is no {key}")),
+            _ => connected.failed(&status),
+        })?;
+        found.push(resource);
+    }
+    let text = |resource: &pb::Resource| text(resource, clock::now());
+    args.output.format.print(
+        || found.iter().map(text).collect::<Vec<_>>().join("\n"),
+        || match found.as_slice() {
+            [one] => resource::to_json(one),
+            all => serde_json::json!({
+                "apiVersion": "v1",
+                "kind": "List",
+                "items": all.iter().map(resource::to_json).collect::<Vec<_>>(),
+            }),
+        },
+    )
+}
+
+fn text(resource: &pb::Resource, now: SystemTime) -> String {
+    let metadata = resource.metadata.clone().unwrap_or_default();
+    let mut text = resource::key(resource).map_or_else(String::new, |key| key.to_string());
+    let created = words::time(metadata.creation_timestamp.as_ref());
+    if let Some(age) = created.and_then(|created| now.duration_since(created).ok()) {
+        text.push_str(&format!("   made {} ago", words::age(age)));
+    }
+    if !metadata.resource_version.is_empty() {
+        text.push_str(&format!("   version {}", output::printable(&metadata.resource_version)));
+    }
+    text.push_str("\n\n");
+    text.push_str(&spec(resource));
+    let Some(status) = &resource.status else { return text };
+    text.push_str(&conditions(status));
+    if !status.sidecars.is_empty() {
+        text.push('\n');
+        text.push_str(&sidecars(status, &metadata.resource_version));
+    }
+    text
+}
+
+/// As it would be written in a file, without what was said already.
+fn spec(resource: &pb::Resource) -> String {
+    let mut written = pb::Resource { status: None, ..resource.clone() };
+    if let Some(metadata) = &mut written.metadata {
+        metadata.resource_version.clear();
+        metadata.creation_timestamp = None;
+    }
+    resource::to_yaml(&written)
+}
+
+/// Of the resource as a whole, then for each parent or target.
+fn conditions(status: &pb::Status) -> String {
+    let row = |whose: &str, condition: &pb::Condition| {
+        vec![
+            whose.to_owned(),
+            condition.r#type.clone(),
+            condition.status.clone(),
+            condition.reason.clone(),
+            condition.message.clone(),
+        ]
+    };
+    let mut rows: Vec<_> = status.conditions.iter().map(|it| row("all", it)).collect();
+    for parent in status.parents.iter().chain(&status.ancestors) {
+        let whose = parent.parent.as_ref().and_then(ResourceKey::from_pb);
+        let whose = whose.map_or_else(|| "-".to_owned(), |key| key.to_string());
+        rows.extend(parent.conditions.iter().map(|it| row(&whose, it)));
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", output::table(&["FOR", "CONDITION", "HOLDS", "REASON", "MESSAGE"], &[], &rows))
+}
+
+fn sidecars(status: &pb::Status, newest: &str) -> String {
+    let row = |sidecar: &pb::SidecarVersion| {
+        let runs = match sidecar.resource_version.as_str() {
+            "" => "not yet",
+            version if version == newest => "this version",
+            _ => "an older version",
+        };
+        let refused = sidecar.refused.first();
+        let refused = refused.map_or("-", |problem| problem.message.as_str());
+        vec![sidecar.workload.clone(), runs.to_owned(), refused.to_owned()]
+    };
+    let rows: Vec<_> = status.sidecars.iter().map(row).collect();
+    output::table(&["SIDECAR", "RUNS", "REFUSED"], &[], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::text;
+    use crate::resource::{pb, yaml};
+
+    #[test]
+    fn a_description_says_what_it_is_whether_it_holds_and_who_runs_it() {
+        let written = "\
+apiVersion: outrigger.dev/v1
+kind: TrafficPolicy
+metadata:
+  name: inventory
+  namespace: shop
+spec:
+  targetRefs:
+  - kind: Service
+    name: inventory
+";
+        let mut resource = yaml::parse(written, "x").0.remove(0).resource;
+        let metadata = resource.metadata.get_or_insert_default();
+        metadata.resource_version = "42-a".to_owned();
+        metadata.creation_timestamp = Some(prost_types::Timestamp { seconds: 1000, nanos: 0 });
+        let condition = pb::Condition {
+            r#type: "Programmed".to_owned(),
+            status: "False".to_owned(),
+            reason: "Refused".to_owned(),
+            message: "refused by web-1: too old".to_owned(),
+            last_transition_time: None,
+        };
+        let sidecar = |workload: &str, version: &str, refused: &[&str]| pb::SidecarVersion {
+            workload: workload.to_owned(),
+            resource_version: version.to_owned(),
+            refused: refused
+                .iter()
+                .map(|it| pb::Problem { message: (*it).to_owned(), ..Default::default() })
+                .collect(),
+        };
+        resource.status = Some(pb::Status {
+            conditions: vec![condition],
+            sidecars: vec![
+                sidecar("orders-1", "42-a", &[]),
+                sidecar("web-1", "41-a", &["too old"]),
+            ],
+            ..Default::default()
+        });
+        let expected = format!(
+            "TrafficPolicy shop/inventory   made 30m ago   version 42-a\n\n{written}\n\
+             FOR  CONDITION   HOLDS  REASON   MESSAGE\n\
+             all  Programmed  False  Refused  refused by web-1: too old\n\n\
+             SIDECAR   RUNS              REFUSED\n\
+             orders-1  this version      -\n\
+             web-1     an older version  too old\n"
+        );
+        let now = UNIX_EPOCH + Duration::from_secs(1000 + 1800);
+        assert_eq!(text(&resource, now), expected);
+    }
+}

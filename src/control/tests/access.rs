@@ -1,0 +1,142 @@
+//! Who may call what, over every method that the port has.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use http::uri::PathAndQuery;
+use prost::Message as _;
+use tonic::{Code, Request, client::Grpc};
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt as _;
+
+use super::{Caller, Plane, soon};
+use crate::{clock, identity::Authority, resource::DESCRIPTORS};
+
+/// Every method of our services, from their descriptors, and those of the two standard ones.
+fn methods() -> Vec<String> {
+    let set = prost_types::FileDescriptorSet::decode(DESCRIPTORS).expect("descriptors");
+    let mut methods = Vec::new();
+    for file in set.file.iter().filter(|file| file.package() == "outrigger.v1") {
+        for service in &file.service {
+            let of = |method: &prost_types::MethodDescriptorProto| {
+                format!("/outrigger.v1.{}/{}", service.name(), method.name())
+            };
+            methods.extend(service.method.iter().map(of));
+        }
+    }
+    assert!(methods.len() >= 13, "{methods:?}");
+    for other in [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "outrigger.v1.ConfigService/NoSuchMethod",
+        "some.other.Service/Method",
+    ] {
+        methods.push(format!("/{other}"));
+    }
+    methods
+}
+
+/// How the port answers an empty message to that method.
+async fn answer(caller: &Caller, method: &str) -> Code {
+    let mut client = Grpc::new(caller.channel.clone());
+    soon(client.ready()).await.expect("the channel is lazy");
+    let path: PathAndQuery = method.parse().expect("a path");
+    // As far as the head goes, every kind of method is called in the same way.
+    let codec = ProstCodec::<(), ()>::default();
+    match soon(client.server_streaming(Request::new(()), path, codec)).await {
+        Ok(_) => Code::Ok,
+        Err(status) => status.code(),
+    }
+}
+
+async fn permitted(caller: &Caller) -> BTreeSet<String> {
+    let mut permitted = BTreeSet::new();
+    for method in methods() {
+        let code = answer(caller, &method).await;
+        if !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+            permitted.insert(method.rsplit('/').next().expect("a method").to_owned());
+        }
+    }
+    permitted
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_method_is_refused_to_whoever_may_not_call_it() {
+    let plane = Plane::start().await;
+    let standard = ["Check", "Watch", "ServerReflectionInfo"];
+    let day = Duration::from_secs(86_400);
+    let hour = Duration::from_secs(3600);
+    let now = clock::now();
+    let reader = plane.authority().credential("reader", hour, now).expect("made");
+    let of_workload = [&["Join", "Renew", "TrustBundle", "Subscribe"], &standard[..]].concat();
+    // Watch is a method of two services, and only one of them is for everybody.
+    for (who, caller, expected) in [
+        ("nobody", plane.caller(None), names(&["Join"])),
+        (
+            "an expired workload",
+            plane.caller(Some(&plane.svid("shop/orders", now - day, hour))),
+            names(&["Join", "Renew"]),
+        ),
+        ("a workload", plane.workload("shop/orders"), names(&of_workload)),
+        (
+            "another credential",
+            plane.caller(Some(&reader)),
+            names(&[&["Join"], &standard[..]].concat()),
+        ),
+    ] {
+        assert_eq!(permitted(&caller).await, expected, "{who}");
+        if who != "nobody" && who != "an expired workload" {
+            let code = answer(&caller, "/outrigger.v1.ConfigService/Watch").await;
+            assert_eq!(code, Code::PermissionDenied, "{who}");
+        }
+    }
+    let refused: BTreeSet<_> = {
+        let permitted = permitted(&plane.admin()).await;
+        let all = methods().into_iter().map(|it| it.rsplit('/').next().expect("one").to_owned());
+        all.filter(|method| !permitted.contains(method)).collect()
+    };
+    assert_eq!(refused, names(&["Renew", "Subscribe"]), "the administrator");
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_in_words_and_for_programs() {
+    let plane = Plane::start().await;
+    for (caller, code, reason) in [
+        (plane.caller(None), Code::Unauthenticated, "CERTIFICATE_REQUIRED"),
+        (plane.workload("shop/orders"), Code::PermissionDenied, "NOT_PERMITTED"),
+    ] {
+        let refused = caller.get("Service", "shop/orders").await.expect_err("refused");
+        let info = refused.get_details_error_info().expect("has details");
+        assert_eq!((refused.code(), info.reason.as_str()), (code, reason));
+        assert_eq!(info.domain, "outrigger.dev");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_root_opens_nothing() {
+    let plane = Plane::start().await;
+    let (now, hour) = (clock::now(), Duration::from_secs(3600));
+    let other = Authority::create("mesh.local", now).expect("made");
+    let forged = other.credential("admin", hour, now).expect("made");
+    let long_ago = now - Duration::from_secs(73 * 3600) - hour;
+    let ended = plane.svid("shop/orders", long_ago, hour);
+    for (who, svid) in [("forged", &forged), ("ended too long ago", &ended)] {
+        for method in methods() {
+            let code = answer(&plane.caller(Some(svid)), &method).await;
+            // The handshake fails, so there is no answer of ours.
+            assert!(matches!(code, Code::Unavailable | Code::Unknown), "{who} {method}: {code:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused() {
+    let plane = Plane::start().await;
+    let request = crate::resource::pb::JoinRequest { token: "x".repeat(1 << 20), csr: Vec::new() };
+    let refused = soon(plane.caller(None).identity().join(request)).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::OutOfRange);
+}
