@@ -21,7 +21,6 @@ mod clients;
 mod commands;
 mod control_api;
 mod first_minutes;
-#[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
 mod interop;
 mod live;
