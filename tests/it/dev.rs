@@ -150,13 +150,13 @@ async fn a_wrong_file_is_refused_before_anything_runs() {
     let mesh = MESH.replace("appProtocol: grpc", "appProtocol: carrier-pigeon");
     for (dev, mesh, expected) in [
         ("services: [{name: a, command: []}]", MESH, "command is empty"),
-        (DEV, mesh.as_str(), "mesh.yaml:4:53: error: Service shop/catalog: spec.ports[0]"),
+        (DEV, mesh.as_str(), "mesh.yaml:4:54: error: Service shop/catalog: spec.ports[0]"),
         ("mesh: absent.yaml\nservices: []", MESH, "absent.yaml: No such file"),
     ] {
         place.write("home/dev.yaml", dev);
         place.write("home/mesh.yaml", mesh);
         let said = place.run(&["dev"]).await;
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
-        assert!(said.stderr.contains(expected), "{said:?}");
+        assert!(said.stderr.contains(expected), "{}", said.stderr);
     }
 }
