@@ -45,6 +45,9 @@ use crate::{
 const HELLO_MAX: Duration = Duration::from_secs(10);
 /// Changes of the mesh that come within this time are told at once.
 const BATCH: Duration = Duration::from_millis(10);
+/// So much later for each connected sidecar: where a thousand connect at once, each of them looks
+/// five times a second and not a hundred.
+const BATCH_EACH: Duration = Duration::from_micros(200);
 /// How long the reason for a stream's end waits for a slow sidecar.
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 /// Services that one sidecar may use.
@@ -255,7 +258,7 @@ impl Stream {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.look_within(BATCH);
+                    self.look_within(BATCH + BATCH_EACH * self.fleet.count());
                 }
                 () = sleep_until(self.grace_until), if in_grace => {
                     self.kept.clear();

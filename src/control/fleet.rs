@@ -172,6 +172,11 @@ impl Fleet {
         lock(&self.sessions).values().cloned().collect()
     }
 
+    /// How many are connected now.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(lock(&self.sessions).len()).unwrap_or(u32::MAX)
+    }
+
     /// Takes a sidecar's report of its traffic.
     pub(crate) fn report(&self, session: &Session, now: Instant, traffic: &[pb::Traffic]) {
         let mut windows = lock(&self.windows);

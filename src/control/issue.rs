@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +37,10 @@ use crate::{
 const RENEWED_AGAIN_MAX: Duration = Duration::from_mins(10);
 /// How long after its end a certificate can still be renewed; what was noted of it is kept so long.
 const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
+/// How long a renewal by a valid certificate waits for its note to be on disk.
+const NOTE_MAX: Duration = Duration::from_secs(3);
 /// Certificates for one identity at once and per second: many replicas may start together.
-const ISSUES: (f64, f64) = (200.0, 5.0);
+const ISSUES: (f64, f64) = (500.0, 20.0);
 /// Failed joins of one address at once and per second.
 const FAILED_JOINS: (f64, f64) = (20.0, 0.5);
 
@@ -82,35 +84,51 @@ impl Identities {
             .state
             .write(move |state, writer| {
                 let now = state.now();
-                let service = tokens::attest(writer, &token, now)?;
+                let service = tokens::attest(writer, &token, &request.csr, now)?;
                 let id = SpiffeId::of_service(authority.trust_domain(), &service)
                     .map_err(|_| error::internal("a token for what is no identity"))?;
                 issues.take(id.clone(), Instant::now()).map_err(too_often)?;
                 // A CSR that can not be signed costs no use, and what was signed leaves only after
                 // its use is on disk.
                 let issued = sign(&authority, &request.csr, &id, ttl, now)?;
-                tokens::count(state, writer, &token)?;
+                tokens::count(state, writer, &token, &request.csr)?;
                 tracing::info!(%id, token = token.id(), "joined");
                 Ok(issued)
             })
             .await
     }
 
-    async fn renewed(&self, csr: Vec<u8>, peer: Peer, expired: bool) -> Result<Issued, Status> {
+    /// By a certificate that has expired: only when it is the latest of its line, which is noted
+    /// before the next one leaves.
+    async fn renewed_expired(&self, csr: Vec<u8>, peer: Peer) -> Result<Issued, Status> {
         let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
         self.from
             .state
             .write(move |state, writer| {
                 let now = state.now();
-                if expired {
-                    check_latest(writer, &peer, now)?;
-                }
+                check_latest(writer, &peer, now)?;
                 let issued = sign(&authority, &csr, &peer.id, ttl, now)?;
                 supersede(state, writer, &peer, now)?;
-                tracing::info!(id = %peer.id, expired, "renewed");
+                tracing::info!(id = %peer.id, "renewed after its end");
                 Ok(issued)
             })
             .await
+    }
+
+    /// By a certificate that is valid. That it was renewed is noted for the time after its end; a
+    /// disk that is full or slow must not let certificates end.
+    async fn renewed(&self, csr: &[u8], peer: Peer) -> Result<Issued, Status> {
+        let state = &self.from.state;
+        let issued = sign(&self.from.authority, csr, &peer.id, self.from.leaf_ttl, state.now())?;
+        let id = peer.id.clone();
+        let note = state.write(move |state, writer| supersede(state, writer, &peer, state.now()));
+        match timeout(NOTE_MAX, note).await {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) => tracing::warn!(%id, %status, "a renewal is not noted"),
+            Err(_) => tracing::warn!(%id, "a renewal is not noted yet: the disk is slow"),
+        }
+        tracing::info!(%id, "renewed");
+        Ok(issued)
     }
 
     fn answer(&self, issued: Issued, grounds: Grounds) -> Response<pb::SvidResponse> {
@@ -156,7 +174,11 @@ impl IdentityService for Identities {
         let expired = matches!(principal, Principal::Expired(_));
         let peer = principal.workload()?.clone();
         self.issues.take(peer.id.clone(), Instant::now()).map_err(too_often)?;
-        let issued = self.renewed(request.into_inner().csr, peer, expired).await?;
+        let csr = request.into_inner().csr;
+        let issued = match expired {
+            true => self.renewed_expired(csr, peer).await?,
+            false => self.renewed(&csr, peer).await?,
+        };
         Ok(self.answer(issued, Grounds::Renew))
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,11 +14,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,12 +36,53 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Connections that are ready and not yet taken over.
 const READY_MAX: usize = 64;
 
+/// Connections without a client certificate at once: whoever joins needs one for a moment. Beyond
+/// that strangers would take the sidecars' places.
+pub(super) const STRANGERS_MAX: usize = 256;
+/// How long a connection without a client certificate lives.
+const STRANGER_MAX: Duration = Duration::from_secs(30);
+
 /// A connection whose handshake is done.
 #[derive(Debug)]
 pub(crate) struct TlsConnection {
     stream: TlsStream<TcpStream>,
     info: Connection,
-    _place: OwnedSemaphorePermit,
+    /// When a connection without a certificate ends.
+    ends: Option<Pin<Box<Sleep>>>,
+    _places: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl TlsConnection {
+    /// `None` when the connection may not be: it speaks another protocol, or there are too many
+    /// strangers.
+    fn new(
+        stream: TlsStream<TcpStream>,
+        remote: SocketAddr,
+        place: OwnedSemaphorePermit,
+        strangers: &Arc<Semaphore>,
+    ) -> Option<Self> {
+        let connection = stream.get_ref().1;
+        if let Err(wrong) = tls::require_alpn(connection) {
+            tracing::debug!(%remote, %wrong, "connection refused");
+            return None;
+        }
+        let owned = |chain: &[CertificateDer<'_>]| {
+            chain.iter().map(|der| der.clone().into_owned()).collect()
+        };
+        let certificates: Option<Arc<[_]>> = connection.peer_certificates().map(owned);
+        let (ends, stranger) = match certificates {
+            Some(_) => (None, None),
+            None => {
+                let Ok(place) = Arc::clone(strangers).try_acquire_owned() else {
+                    tracing::warn!(%remote, "too many connections without a certificate");
+                    return None;
+                };
+                (Some(Box::pin(sleep(STRANGER_MAX))), Some(place))
+            }
+        };
+        let info = Connection { remote, certificates };
+        Some(Self { stream, info, ends, _places: [Some(place), stranger] })
+    }
 }
 
 /// Accepts connections until `ending` is cancelled. The TLS configuration is read for each of them,
@@ -68,6 +111,7 @@ async fn accept_all(
     sender: &mpsc::Sender<io::Result<TlsConnection>>,
 ) -> io::Error {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return io::Error::other("the semaphore was closed");
@@ -77,21 +121,14 @@ async fn accept_all(
             Err(error) => return error,
         };
         let (config, sender) = (config.load_full(), sender.clone());
+        let strangers = Arc::clone(&strangers);
         let _detached = task::spawn("control plane handshake", async move {
             match timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream)).await {
                 Ok(Ok(stream)) => {
-                    let connection = stream.get_ref().1;
-                    if let Err(wrong) = tls::require_alpn(connection) {
-                        tracing::debug!(%remote, %wrong, "connection refused");
-                        return;
-                    }
-                    let certificates = connection.peer_certificates();
-                    let certificates = certificates
-                        .map(|chain| chain.iter().map(|der| der.clone().into_owned()).collect());
-                    let info = Connection { remote, certificates };
+                    let connection = TlsConnection::new(stream, remote, place, &strangers);
+                    let Some(connection) = connection else { return };
                     // Nobody takes it when the server has ended.
-                    let _taken =
-                        sender.send(Ok(TlsConnection { stream, info, _place: place })).await;
+                    let _taken = sender.send(Ok(connection)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "handshake failed"),
                 Err(_) => tracing::debug!(%remote, "handshake took too long"),
@@ -114,6 +151,11 @@ impl AsyncRead for TlsConnection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use tonic::{Code, Status};
 
-use super::{error, refs, state::State};
+use super::{error, key, refs, state::State};
 use crate::{
     resource::{Kind, ResourceKey, pb},
     spiffe::SpiffeId,
@@ -88,7 +88,7 @@ impl Registry {
         let serves = !node.address.is_empty();
         let workload = serves.then(|| workload(node, &service, identity));
         let registration = Registration { registry: Arc::clone(self), id, key, workload };
-        if serves && !self.state.world().has_service(&service) {
+        if serves && self.state.world().get(&key::of_service(&service)).is_none() {
             let made = service_of(node, &service);
             self.state
                 .write(move |state, _| {

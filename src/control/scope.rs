@@ -87,10 +87,11 @@ impl Scope<'_> {
 
     /// A service, who serves it, and how calls to it are limited.
     fn callee(&mut self, service: &ServiceName) {
-        let key = key::of_service(service);
-        if self.add(&key).is_none() {
+        if !self.world.has_service(service) {
             return;
         }
+        let key = key::of_service(service);
+        self.add(&key);
         for workload in self.world.workloads(service) {
             self.add(&workload);
         }

@@ -126,3 +126,30 @@ fn a_used_service_brings_its_routes_backends_and_policies() {
 fn what_the_mesh_does_not_have_brings_nothing() {
     check(("web", "web"), "", &[("shop", "nothing")], &["Mesh//mesh"]);
 }
+
+#[test]
+fn what_guards_a_workload_stays_when_its_service_is_deleted_or_selects_others() {
+    let viewer = Viewer { service: Some(ServiceName::new("orders", "shop")), ..Viewer::default() };
+    let policy = || authorization("shop/orders", &["orders"]);
+    for service in [vec![], vec![service("shop/orders", "version=v9")]] {
+        let world = world(service.into_iter().chain([policy()]), []);
+        let found = scope(&world, &viewer);
+        assert!(found.keys().any(|key| key::is(key, Kind::AuthorizationPolicy)), "{found:?}");
+    }
+}
+
+#[test]
+fn a_workload_that_somebody_wrote_needs_no_service() {
+    let world = world([workload("shop/vm", "orders", "")], []);
+    let orders = ServiceName::new("orders", "shop");
+    let viewer = Viewer {
+        service: Some(ServiceName::new("web", "shop")),
+        uses: [orders.clone()].into(),
+        ..Viewer::default()
+    };
+    assert_eq!(
+        scope(&world, &viewer).keys().map(key::text).collect::<Vec<_>>(),
+        ["Workload/shop/vm"]
+    );
+    assert!(world.has_service(&orders) && world.services().contains(&orders));
+}

@@ -62,6 +62,10 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// How long the end waits for calls under way.
 const ENDING_MAX: Duration = Duration::from_secs(5);
 
+/// The names for which health is told; the empty one is the port as a whole.
+const SERVICES: [&str; 5] =
+    ["", CONFIG_SERVICE, DISCOVERY_SERVICE, IDENTITY_SERVICE, ADMIN_SERVICE];
+
 /// The services of the port.
 pub(crate) struct Services {
     pub config: Config,
@@ -94,7 +98,7 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let Surroundings { tls, trust_domain, metrics, now, ending } = surroundings;
     let (health, health_service) = tonic_health::server::health_reporter();
-    for service in ["", CONFIG_SERVICE, DISCOVERY_SERVICE, IDENTITY_SERVICE, ADMIN_SERVICE] {
+    for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
     let stack = ServiceBuilder::new()
@@ -125,7 +129,9 @@ pub(crate) async fn serve(
         ended = &mut serving => return ended,
         () = shutdown => {}
     }
-    health.set_service_status("", ServingStatus::NotServing).await;
+    for service in SERVICES {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
     ending.cancel();
     match timeout(ENDING_MAX, serving).await {
         Ok(ended) => ended,

@@ -1,10 +1,7 @@
 //! `Status`: how the mesh is, for people. It is put together when somebody asks, from the newest
 //! world, the connected sidecars and what callers saw in the last minutes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use tokio::time::Instant;
 use tonic::Status;
@@ -17,10 +14,7 @@ use super::{
     world::World,
 };
 use crate::{
-    resource::{
-        Kind,
-        pb::{self, resource::Spec},
-    },
+    resource::pb::{self, resource::Spec},
     units::ServiceName,
 };
 
@@ -81,13 +75,7 @@ pub(crate) fn of(
 
 /// Every service of the mesh, and those that callers ask for in vain.
 fn services(world: &World, traffic: &Traffic) -> BTreeMap<ServiceName, pb::ServiceStatus> {
-    let known: BTreeSet<ServiceName> = world
-        .stored
-        .resources
-        .keys()
-        .filter(|at| key::is(at, Kind::Service))
-        .map(|at| ServiceName::new(&at.name, &at.namespace))
-        .collect();
+    let known = world.services();
     let unknown = traffic
         .by_destination
         .keys()

@@ -94,6 +94,10 @@ pub(crate) struct TokenRow {
     /// SHA-256 of the secret.
     #[prost(bytes = "vec", tag = "2")]
     pub secret_sha256: Vec<u8>,
+    /// SHA-256 of the last requests that it was used for: the same request is the same use, because
+    /// an answer can get lost on the way.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub requests_sha256: Vec<Vec<u8>>,
 }
 
 /// Changes that are written together or not at all.
@@ -432,6 +436,7 @@ mod tests {
         let token = TokenRow {
             info: Some(pb::Token { id: "t1".to_owned(), ..Default::default() }),
             secret_sha256: vec![1; 32],
+            requests_sha256: Vec::new(),
         };
         store
             .write(&Batch {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     identity::{JoinToken, secret_matches},
     resource::pb,
+    spiffe::sha256,
     units::ServiceName,
 };
 
@@ -22,6 +23,8 @@ const TTL_DEFAULT: Duration = Duration::from_hours(1);
 const TTL_MAX: Duration = Duration::from_hours(24 * 30);
 /// Tokens that are kept at once.
 const TOKENS_MAX: usize = 10_000;
+/// Requests remembered of one token.
+const REQUESTS_MAX: usize = 8;
 /// How long a token that ended is still listed.
 const KEPT_AFTER_END: Duration = Duration::from_hours(24);
 
@@ -80,7 +83,11 @@ pub(crate) fn create(
         revoked: false,
         created_by: wanted.by.clone(),
     };
-    let row = TokenRow { info: Some(info.clone()), secret_sha256: token.secret_hash().to_vec() };
+    let row = TokenRow {
+        info: Some(info.clone()),
+        secret_sha256: token.secret_hash().to_vec(),
+        requests_sha256: Vec::new(),
+    };
     let batch = Batch { put_tokens: vec![row.clone()], delete_tokens: over, ..Default::default() };
     state.write_identities(&batch).map_err(|error| error::store(&error))?;
     for id in &batch.delete_tokens {
@@ -106,10 +113,11 @@ pub(crate) fn revoke(state: &State, writer: &mut Writer, id: &str) -> Result<(),
     change(state, writer, row.clone(), |info| info.revoked = true)
 }
 
-/// Whom the token attests, if it may be used now.
+/// Whom the token attests, if it may be used now for that certificate request.
 pub(crate) fn attest(
     writer: &Writer,
     token: &JoinToken,
+    csr: &[u8],
     now: SystemTime,
 ) -> Result<ServiceName, Status> {
     let refused = |reason: &str, message: &str| {
@@ -117,9 +125,9 @@ pub(crate) fn attest(
     };
     let row = writer.tokens.get(&token.id());
     // A wrong secret looks like a token that does not exist.
-    let Some(info) = row
+    let Some((row, info)) = row
         .filter(|row| secret_matches(token, &row.secret_sha256))
-        .and_then(|row| row.info.as_ref())
+        .and_then(|row| Some((row, row.info.as_ref()?)))
     else {
         return Err(refused("TOKEN_UNKNOWN", "this control plane has not made this token"));
     };
@@ -129,7 +137,7 @@ pub(crate) fn attest(
     if expires_at(info) <= now {
         return Err(refused("TOKEN_EXPIRED", "the token has expired; make another one"));
     }
-    if info.uses > 0 && info.used >= info.uses {
+    if info.uses > 0 && info.used >= info.uses && !is_known(row, csr) {
         return Err(refused("TOKEN_USED", "the token was used as often as it may be"));
     }
     let service = ServiceName::new(&info.service, &info.namespace);
@@ -139,12 +147,29 @@ pub(crate) fn attest(
     Ok(service)
 }
 
-/// Counts one use.
-pub(crate) fn count(state: &State, writer: &mut Writer, token: &JoinToken) -> Result<(), Status> {
+/// Counts the use for that certificate request, unless it was counted before.
+pub(crate) fn count(
+    state: &State,
+    writer: &mut Writer,
+    token: &JoinToken,
+    csr: &[u8],
+) -> Result<(), Status> {
     let Some(row) = writer.tokens.get(&token.id()) else {
         return Err(error::internal("a token went away while it was used"));
     };
-    change(state, writer, row.clone(), |info| info.used += 1)
+    if is_known(row, csr) {
+        return Ok(());
+    }
+    let mut row = row.clone();
+    if row.requests_sha256.len() >= REQUESTS_MAX {
+        row.requests_sha256.remove(0);
+    }
+    row.requests_sha256.push(sha256(csr).to_vec());
+    change(state, writer, row, |info| info.used = info.used.saturating_add(1))
+}
+
+fn is_known(row: &TokenRow, csr: &[u8]) -> bool {
+    row.requests_sha256.iter().any(|known| *known == sha256(csr))
 }
 
 fn change(
@@ -221,13 +246,15 @@ mod tests {
     #[tokio::test]
     async fn a_token_attests_its_service_as_often_as_it_was_made_for() {
         with_token(2, |state, writer, token| {
-            for _ in 0..2 {
-                let attested = attest(writer, &token, at(1)).expect("accepted");
+            // The same request again is no further use.
+            for csr in [b"one", b"one", b"two", b"one", b"two"] {
+                let attested = attest(writer, &token, csr, at(1)).expect("accepted");
                 assert_eq!(attested, ServiceName::new("orders", "shop"));
-                count(state, writer, &token).expect("counted");
+                count(state, writer, &token, csr).expect("counted");
             }
-            assert_eq!(reason(attest(writer, &token, at(1))), "TOKEN_USED");
+            assert_eq!(reason(attest(writer, &token, b"three", at(1))), "TOKEN_USED");
             assert_eq!(list(writer)[0].used, 2);
+            assert_eq!(reason(attest(writer, &token, b"one", at(60))), "TOKEN_EXPIRED");
         })
         .await;
     }
@@ -235,11 +262,11 @@ mod tests {
     #[tokio::test]
     async fn a_token_without_a_number_ends_by_time_only() {
         with_token(0, |state, writer, token| {
-            for _ in 0..20 {
-                attest(writer, &token, at(59)).expect("accepted");
-                count(state, writer, &token).expect("counted");
+            for csr in 0..20_u8 {
+                attest(writer, &token, &[csr], at(59)).expect("accepted");
+                count(state, writer, &token, &[csr]).expect("counted");
             }
-            assert_eq!(reason(attest(writer, &token, at(60))), "TOKEN_EXPIRED");
+            assert_eq!(reason(attest(writer, &token, b"", at(60))), "TOKEN_EXPIRED");
         })
         .await;
     }
@@ -249,9 +276,9 @@ mod tests {
         with_token(1, |state, writer, token| {
             let foreign =
                 JoinToken::new(ServiceName::new("orders", "shop"), [7; 32]).expect("made");
-            assert_eq!(reason(attest(writer, &foreign, at(1))), "TOKEN_UNKNOWN");
+            assert_eq!(reason(attest(writer, &foreign, b"", at(1))), "TOKEN_UNKNOWN");
             revoke(state, writer, &token.id()).expect("revoked");
-            assert_eq!(reason(attest(writer, &token, at(1))), "TOKEN_REVOKED");
+            assert_eq!(reason(attest(writer, &token, b"", at(1))), "TOKEN_REVOKED");
             assert_eq!(
                 revoke(state, writer, "nothing").expect_err("unknown").code(),
                 Code::NotFound

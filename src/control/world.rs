@@ -103,9 +103,19 @@ impl World {
         merge(stored, self.live.resources.range::<ResourceKey, _>(range))
     }
 
-    /// Whether the mesh has that service.
+    /// Whether the mesh has that service: a `Service`, or a workload registered under its name.
     pub(crate) fn has_service(&self, name: &ServiceName) -> bool {
         self.stored.resources.contains_key(&key::of_service(name))
+            || self.stored.workloads.contains_key(name)
+            || self.live.workloads.contains_key(name)
+    }
+
+    /// Every service that the mesh has.
+    pub(crate) fn services(&self) -> BTreeSet<ServiceName> {
+        let written = self.stored.resources.keys().filter(|key| key::is(key, Kind::Service));
+        let named = written.map(|key| ServiceName::new(&*key.name, &*key.namespace));
+        let registered = self.stored.workloads.keys().chain(self.live.workloads.keys());
+        named.chain(registered.cloned()).collect()
     }
 
     /// What is attached to a service or route: routes and policies of every namespace.
@@ -150,23 +160,21 @@ impl World {
         keys
     }
 
-    /// The services that a workload of this name and these labels serves: the one under which it is
-    /// registered, unless that selects others, and every service of its namespace that selects it.
+    /// The services whose inbound rules hold for a workload: the one under which it is registered,
+    /// whether there is a `Service` of that name and whatever that selects, and every service of
+    /// its namespace that selects it. One too few would let in whom a policy keeps out.
     pub(crate) fn services_of(
         &self,
         service: &ServiceName,
         labels: &HashMap<String, String>,
     ) -> Vec<ServiceName> {
-        let mut found = Vec::new();
-        let own = self.stored.resources.get(&key::of_service(service));
-        if own.is_some_and(|own| refs::selector(own).is_none()) {
-            found.push(service.clone());
-        }
+        let mut found = vec![service.clone()];
         let selecting = self.stored.selecting.get(&service.namespace);
         for key in selecting.into_iter().flatten() {
             let selector = self.stored.resources.get(key).and_then(|it| refs::selector(it));
-            if selector.is_some_and(|selector| matches(selector, labels)) {
-                found.push(ServiceName::new(&key.name, &key.namespace));
+            let name = ServiceName::new(&key.name, &key.namespace);
+            if name != *service && selector.is_some_and(|selector| matches(selector, labels)) {
+                found.push(name);
             }
         }
         found

@@ -146,6 +146,7 @@ impl Task<'_> {
         let grpc = exchange.audience().grpc;
         let key = self.route.key(&member.endpoint, grpc);
         let span_id = exchange.attempt(&member.endpoint.name, key.to.to_string(), backoff);
+        exchange.record().tls |= matches!(key.how, How::Mesh(_));
         let span = SpanContext { span_id, ..exchange.record().span };
         let trace_state = exchange.record().trace_state.clone();
         let in_flight = member.load.begin();

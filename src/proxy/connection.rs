@@ -15,7 +15,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -29,14 +29,14 @@ use super::{
     request,
     settings::{
         CONNECTION_WINDOW_BYTES, ERROR_STREAMS_MAX, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX,
-        HTTP1_FIELDS_MAX, HTTP1_SILENCE_MAX, PING_AFTER, PONG_WITHIN, RESET_STREAMS_MAX,
-        SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+        HTTP1_FIELDS_MAX, HTTP1_SILENCE_MAX, LINGER_BYTES_MAX, LINGER_MAX, PING_AFTER, PONG_WITHIN,
+        RESET_STREAMS_MAX, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
     },
     worker::Worker,
 };
 use crate::{
     clock,
-    task::DrainGuard,
+    task::{self, DrainGuard},
     telemetry::Direction,
     tls::{self, Identity, Peer, Role, Sni},
     units::ServiceName,
@@ -115,6 +115,11 @@ impl Origin {
         })
     }
 
+    /// Whether nobody knows who dialled: such a connection must not stay without a request.
+    fn is_stranger(&self) -> bool {
+        matches!(self.side, Side::Inbound { peer: None, .. })
+    }
+
     /// As in records.
     pub(super) fn protocol(&self) -> &'static str {
         if self.http2 { "h2" } else { "http/1.1" }
@@ -186,6 +191,18 @@ pub(super) async fn refuse_tls(mut io: AnyIo) {
     let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
     // Whether it is heard changes nothing: the connection ends.
     drop(timeout(HANDSHAKE_MAX, io.write_all(&alert)).await);
+    linger(io).await;
+}
+
+/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
+/// it, and a peer that writes then sees the reset before the alert that says why.
+async fn linger(mut io: AnyIo) {
+    let read = async {
+        io.shutdown().await?;
+        let mut rest = io.take(LINGER_BYTES_MAX);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    drop(timeout(LINGER_MAX, read).await);
 }
 
 struct Identified {
@@ -235,8 +252,14 @@ async fn identify(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyErro
 async fn handshake(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyError> {
     let identity = worker.core.identity.as_ref().ok_or(IdentifyError::NoCertificate)?;
     let acceptor = TlsAcceptor::from(identity.server_config());
-    let accepted = timeout(HANDSHAKE_MAX, acceptor.accept(io)).await;
-    let stream = accepted.map_err(|_| IdentifyError::Silent)?.map_err(IdentifyError::Handshake)?;
+    let accepted = timeout(HANDSHAKE_MAX, acceptor.accept(io).into_fallible()).await;
+    let stream = match accepted.map_err(|_| IdentifyError::Silent)? {
+        Ok(stream) => stream,
+        Err((error, io)) => {
+            let _runs_on = task::spawn_local("linger", linger(io));
+            return Err(IdentifyError::Handshake(error));
+        }
+    };
     let (_, connection) = stream.get_ref();
     tls::require_alpn(connection)?;
     let chain = connection.peer_certificates().unwrap_or_default().to_vec();
@@ -337,7 +360,7 @@ async fn live<C>(
             }
             () = &mut first_head, if waiting => {
                 waiting = false;
-                if origin.requests.get() == 0 && !origin.http2 {
+                if origin.requests.get() == 0 && (!origin.http2 || origin.is_stranger()) {
                     return;
                 }
             }

@@ -195,7 +195,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if let Some(record) = &mut self.record {
-            record.reason.get_or_insert(Reason::CallerGone);
+            let panicking = std::thread::panicking();
+            let why = if panicking { Reason::Internal } else { Reason::CallerGone };
+            record.reason.get_or_insert(why);
         }
         self.close();
     }

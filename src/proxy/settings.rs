@@ -115,6 +115,10 @@ impl fmt::Display for Address {
 pub const CONNECTION_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long a peer may take to say which protocol it speaks, and for the TLS handshake.
 pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a refused connection is read from, so that its peer hears why.
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(1);
+/// And how much is read of it.
+pub(super) const LINGER_BYTES_MAX: u64 = 64 * 1024;
 /// How long a connection may be open without a whole first request head.
 pub(super) const FIRST_HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long an HTTP/1.1 connection may be silent between requests, or take for a head: longer than

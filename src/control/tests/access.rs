@@ -1,15 +1,25 @@
 //! Who may call what, over every method that the port has.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use http::uri::PathAndQuery;
 use prost::Message as _;
+use rustls_pki_types::ServerName;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio_rustls::TlsConnector;
 use tonic::{Code, Request, client::Grpc};
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt as _;
 
 use super::{Caller, Plane, soon};
-use crate::{clock, identity::Authority, resource::DESCRIPTORS};
+use crate::{
+    clock,
+    control::listen::STRANGERS_MAX,
+    identity::Authority,
+    resource::DESCRIPTORS,
+    tls::{self, ControlTrust},
+};
 
 /// Every method of our services, from their descriptors, and those of the two standard ones.
 fn methods() -> Vec<String> {
@@ -139,4 +149,37 @@ async fn a_message_that_is_too_large_is_refused() {
     let request = crate::resource::pb::JoinRequest { token: "x".repeat(1 << 20), csr: Vec::new() };
     let refused = soon(plane.caller(None).identity().join(request)).await.expect_err("refused");
     assert_eq!(refused.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn strangers_can_not_take_the_places_of_sidecars() {
+    let plane = Plane::start().await;
+    let trust = ControlTrust::Bundle(plane.control.bundle());
+    let config = tls::control_client(trust, None);
+    let connect = || async {
+        let stream = TcpStream::connect(plane.address).await.expect("accepted");
+        let name = ServerName::try_from("localhost").expect("a name");
+        TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.expect("a handshake")
+    };
+    let mut strangers = soon(join_all((0..STRANGERS_MAX).map(|_| connect()))).await;
+    // The server takes its own time after the client's side of the handshake.
+    let refused = soon(async {
+        loop {
+            let mut stranger = connect().await;
+            let mut byte = [0];
+            match stranger.read(&mut byte).await {
+                // SETTINGS: there was a place left.
+                Ok(1) => strangers.push(stranger),
+                _ => return,
+            }
+        }
+    });
+    refused.await;
+    assert_eq!(
+        answer(&plane.workload("shop/orders"), "/grpc.health.v1.Health/Check").await,
+        Code::Ok
+    );
+    drop(strangers);
+    let join = "/outrigger.v1.IdentityService/Join";
+    soon(async { while answer(&plane.caller(None), join).await != Code::InvalidArgument {} }).await;
 }

@@ -82,6 +82,19 @@ async fn a_token_makes_one_identity_once() {
 }
 
 #[tokio::test]
+async fn an_answer_that_got_lost_is_given_again() {
+    let plane = Plane::start().await;
+    let token = token(&plane.admin(), "shop/orders", |_| {}).await;
+    let caller = plane.caller(None);
+    let csr = csr::make().expect("made").csr;
+    for _ in 0..3 {
+        let request = pb::JoinRequest { token: token.clone(), csr: csr.clone() };
+        soon(caller.identity().join(request)).await.expect("joined");
+    }
+    assert_eq!(reason(join_over(&caller, &token).await), "TOKEN_USED");
+}
+
+#[tokio::test]
 async fn of_many_who_use_a_token_at_once_as_many_join_as_it_permits() {
     let plane = Plane::start().await;
     let token = token(&plane.admin(), "shop/orders", |it| it.uses = Some(3)).await;

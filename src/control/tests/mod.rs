@@ -51,7 +51,7 @@ use crate::{
 };
 
 /// Far longer than anything here takes; only a defect lets it pass.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What should come soon.
 async fn soon<T>(what: impl Future<Output = T>) -> T {

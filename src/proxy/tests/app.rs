@@ -89,6 +89,7 @@ impl App {
             let mut connections = Tasks::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
+                stream.set_nodelay(true).expect("open");
                 connections.spawn("connection", serve(server.clone(), stream));
             }
         });

@@ -22,7 +22,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 /// A connection.
 pub(super) struct Client {
     sender: Sender,
-    driving: Tasks,
+    _driving: Tasks,
 }
 
 enum Sender {
@@ -58,7 +58,7 @@ impl Answer {
 
 impl Client {
     pub(super) async fn http2(address: SocketAddr) -> Self {
-        Self::http2_on(TcpStream::connect(address).await.expect("connected")).await
+        Self::http2_on(connect(address).await).await
     }
 
     pub(super) async fn http2_on<I>(io: I) -> Self
@@ -69,15 +69,15 @@ impl Client {
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.expect("HTTP/2");
         let mut driving = Tasks::new();
         driving.spawn("client", async move { drop(connection.await) });
-        Self { sender: Sender::Http2(sender), driving }
+        Self { sender: Sender::Http2(sender), _driving: driving }
     }
 
     pub(super) async fn http1(address: SocketAddr) -> Self {
-        let io = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
+        let io = TokioIo::new(connect(address).await);
         let (sender, connection) = http1::handshake(io).await.expect("HTTP/1.1");
         let mut driving = Tasks::new();
         driving.spawn("client", async move { drop(connection.with_upgrades().await) });
-        Self { sender: Sender::Http1(sender), driving }
+        Self { sender: Sender::Http1(sender), _driving: driving }
     }
 
     /// Whether the connection has ended.
@@ -126,6 +126,12 @@ impl Client {
         }
         self.ask(request.body(empty()).expect("a request")).await
     }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("connected");
+    stream.set_nodelay(true).expect("open");
+    stream
 }
 
 /// The head of a gRPC call of `echo.Echo/Echo`.

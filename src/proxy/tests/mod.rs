@@ -1,12 +1,12 @@
 //! The data plane end to end in one process: applications, sidecars and their mutual TLS, all real.
 
-#![allow(dead_code, reason = "the harness is written before the tests that use it")]
-
 mod app;
 mod calls;
 mod client;
+mod ending;
 mod entrances;
 mod resilience;
+mod security;
 mod world;
 
 use std::time::Duration;

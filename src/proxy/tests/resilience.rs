@@ -52,8 +52,11 @@ fn attempts(log: &[Value]) -> Vec<Vec<String>> {
     log.iter().map(of).collect()
 }
 
+/// Frames for a stream.
+type Frames = fn(stream: [u8; 4]) -> Vec<u8>;
+
 /// Speaks just enough HTTP/2 to answer HEADERS with the frame for that stream.
-async fn frames(answer: fn(stream: [u8; 4]) -> Vec<u8>) -> (SocketAddr, Tasks) {
+async fn frames(answer: Frames) -> (SocketAddr, Tasks) {
     const HEADERS: u8 = 1;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -117,7 +120,6 @@ async fn streams_that_were_refused_or_beyond_a_goaway_are_retried() {
     let world = World::new();
     let app = App::echo().await;
     let good = instance(&world, app.address).await;
-    type Frames = fn([u8; 4]) -> Vec<u8>;
     let frames_of: [(Frames, &str); 2] =
         [(|id| reset(id, 7), "stream_refused"), (|_| goaway(), "connection_closing")];
     for (answer, reason) in frames_of {

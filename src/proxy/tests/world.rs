@@ -45,6 +45,13 @@ pub(super) struct Sidecar {
 #[derive(Default)]
 pub(super) struct Wanted(pub(super) Mutex<Vec<String>>);
 
+impl Wanted {
+    fn shared() -> (Arc<Self>, Arc<dyn Discover>) {
+        let wanted = Arc::new(Self::default());
+        (Arc::clone(&wanted), wanted)
+    }
+}
+
 impl Discover for Wanted {
     fn want(&self, service: &ServiceName) {
         self.0.lock().expect("whole").push(service.to_string());
@@ -171,34 +178,60 @@ impl World {
 
     pub(super) async fn start(&self, settings: Settings, ttl: Duration) -> Sidecar {
         let identity = self.identity(&settings.service, ttl);
-        let log = Log::default();
-        let telemetry = Telemetry::new(Options {
-            workload: Workload::default(),
-            resource: Vec::new(),
-            otlp: None,
-            sampling: None,
-            access_log: Box::new(log.clone()),
-        });
-        let telemetry = Arc::new(telemetry.expect("a thread"));
-        let ports = settings.apps.iter().map(|app| {
-            let number = app.port.parse().expect("a number");
-            (app.port.clone(), app.address.port().unwrap_or(number))
-        });
-        let node = Node {
-            service: settings.service.clone(),
-            labels: BTreeMap::new(),
-            ports: ports.collect(),
-        };
-        let (handle, wanted) = (Arc::new(Handle::new()), Arc::new(Wanted::default()));
-        let shared = Shared {
-            snapshots: Arc::clone(&handle),
-            identity: Some(Arc::clone(&identity)),
-            discover: Arc::clone(&wanted) as Arc<dyn Discover>,
-            telemetry: Arc::clone(&telemetry),
-        };
-        let proxy = Proxy::start(settings, shared).await.expect("started");
-        Sidecar { proxy, identity, wanted, handle, node, telemetry, log }
+        start(settings, Some(identity), Wanted::shared()).await
     }
+
+    /// A sidecar that shows something else than its own certificate.
+    pub(super) async fn start_as(&self, settings: Settings, identity: Arc<Identity>) -> Sidecar {
+        start(settings, Some(identity), Wanted::shared()).await
+    }
+
+    /// A sidecar that asks somebody else for services.
+    pub(super) async fn start_with(
+        &self,
+        settings: Settings,
+        discover: Arc<dyn Discover>,
+    ) -> Sidecar {
+        let identity = self.identity(&settings.service, HOUR);
+        start(settings, Some(identity), (Arc::default(), discover)).await
+    }
+
+    /// A sidecar without a certificate.
+    pub(super) async fn start_without(&self, settings: Settings) -> Sidecar {
+        start(settings, None, Wanted::shared()).await
+    }
+}
+
+async fn start(
+    settings: Settings,
+    identity: Option<Arc<Identity>>,
+    (wanted, discover): (Arc<Wanted>, Arc<dyn Discover>),
+) -> Sidecar {
+    let log = Log::default();
+    let telemetry = Telemetry::new(Options {
+        workload: Workload::default(),
+        resource: Vec::new(),
+        otlp: None,
+        sampling: None,
+        access_log: Box::new(log.clone()),
+    });
+    let telemetry = Arc::new(telemetry.expect("a thread"));
+    let ports = settings.apps.iter().map(|app| {
+        let number = app.port.parse().expect("a number");
+        (app.port.clone(), app.address.port().unwrap_or(number))
+    });
+    let node =
+        Node { service: settings.service.clone(), labels: BTreeMap::new(), ports: ports.collect() };
+    let handle = Arc::new(Handle::new());
+    let shared = Shared {
+        snapshots: Arc::clone(&handle),
+        identity: identity.clone(),
+        discover,
+        telemetry: Arc::clone(&telemetry),
+    };
+    let proxy = Proxy::start(settings, shared).await.expect("started");
+    let identity = identity.unwrap_or_else(|| World::new().identity(&node.service, HOUR));
+    Sidecar { proxy, identity, wanted, handle, node, telemetry, log }
 }
 
 /// Small, on loopback.
