@@ -22,7 +22,6 @@ mod commands;
 mod control_api;
 mod dev;
 mod first_minutes;
-#[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
 mod interop;
 mod live;
