@@ -20,10 +20,11 @@ mod change;
 mod clients;
 mod commands;
 mod control_api;
+mod dev;
 mod first_minutes;
-#[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
 mod harness;
 mod interop;
 mod live;
+mod run;
 mod static_mode;
 mod version;
