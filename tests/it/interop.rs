@@ -85,3 +85,17 @@ async fn all_interop_cases_pass_through_a_live_mesh() {
     let failed = failures(&mesh.place, &client, caller.upstream("interop:9090")).await;
     assert!(failed.is_empty(), "{} of 16 failed: {failed:#?}", failed.len());
 }
+
+#[tokio::test]
+async fn all_interop_cases_pass_by_the_environment_that_run_sets() {
+    let _turn = heavy().await;
+    let mesh = Mesh::start().await;
+    let Some(client) = peer("bin/interop-client") else { return };
+    let Some((_server, app)) = server(&mesh.place).await else { return };
+    let _sidecar = mesh.server("interop", "interop", app).await;
+    let script = "for case in \"$@\"; do \
+        \"$0\" --server_host=interop --server_port=9090 --test_case=$case || exit 1; done";
+    let mut args = vec!["run", "caller", "--", "sh", "-c", script, client.as_str()];
+    args.extend(CASES);
+    mesh.place.run(&args).await.assert_done();
+}

@@ -16,8 +16,11 @@
 )]
 
 mod calls;
+mod change;
+mod clients;
+mod commands;
 mod control_api;
-#[allow(dead_code, unused_imports, reason = "used by subjects that land after it")]
+mod first_minutes;
 mod harness;
 mod interop;
 mod live;

@@ -196,7 +196,9 @@ impl Discovery {
         };
         match self.held.restore(&stored) {
             Ok(used) => {
-                for service in used {
+                let node = &self.options.node;
+                let own = ServiceName::new(&node.service, &node.namespace);
+                for service in used.into_iter().filter(|service| *service != own) {
                     self.uses.add(service, Instant::now());
                 }
             }
@@ -437,6 +439,12 @@ impl Discovery {
         }
         if !given_up.is_empty() {
             self.publish();
+        }
+        // What the workers took too long to run may run by now.
+        if let Some(running) = self.held.running().map(Arc::clone)
+            && self.options.data_plane.adopted(running).now_or_never().is_some()
+        {
+            self.tell(link).await?;
         }
         Ok(())
     }

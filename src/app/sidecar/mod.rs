@@ -33,7 +33,8 @@ pub use surroundings::{External, TelemetryOptions};
 use self::view::{Origin, Running, State};
 use super::{admin::Server, announce::Addresses};
 use crate::{
-    resource::pb::WorkloadPhase, task::Tasks, telemetry::metrics::Certificate, units::ServiceName,
+    proxy::Proxy, resource::pb::WorkloadPhase, snapshot, task::Tasks,
+    telemetry::metrics::Certificate, units::ServiceName,
 };
 
 /// How long the mesh is waited for to hear that the workload is ready or drains.
@@ -86,17 +87,16 @@ impl Sidecar {
         let mut tasks = Tasks::new();
         match own {
             Some(identity) => {
-                Box::pin(start::files(options, &state, identity, &mut addresses)).await?
+                Box::pin(start::files(options, &state, identity, &mut addresses)).await?;
             }
             None => Box::pin(start::live(options, &state, &mut addresses, &mut tasks)).await?,
         }
         certificate.set(true);
         let running = state.running.get().expect("both ways of starting set it");
         tasks.spawn("certificate metrics", show_certificates(Arc::clone(&state)));
-        let snapshots = Arc::clone(&running.snapshots);
+        let first = first_configuration(Arc::clone(&running.snapshots), Arc::clone(&running.proxy));
         tasks.spawn("first configuration", async move {
-            let mut published = snapshots.subscribe();
-            while snapshots.load().is_none() && published.changed().await.is_ok() {}
+            first.await;
             configuration.set(true);
         });
         tasks.spawn("phase", follow_phase(Arc::clone(&state)));
@@ -173,6 +173,24 @@ impl Sidecar {
         self.state.telemetry.shutdown(TELEMETRY_MAX).await;
         for server in self.servers {
             server.stop(SCRAPE_MAX).await;
+        }
+    }
+}
+
+/// Waits until the workers run a configuration.
+async fn first_configuration(snapshots: Arc<snapshot::Handle>, proxy: Arc<Proxy>) {
+    let mut published = snapshots.subscribe();
+    loop {
+        let Some(snapshot) = snapshots.load() else {
+            if published.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            () = proxy.runs(&snapshot) => return,
+            // It may have been replaced before anybody ran it.
+            _ = published.changed() => {}
         }
     }
 }

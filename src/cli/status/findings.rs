@@ -18,6 +18,9 @@ const EXPIRY_WARNING: Duration = Duration::from_hours(1);
 /// What the mesh's root is called in findings.
 pub(in crate::cli) const ROOT: &str = "root certificate";
 
+/// A sidecar takes milliseconds to run what is new; after this long something holds it up.
+const SYNC_MAX: Duration = Duration::from_secs(10);
+
 /// How bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::cli) enum Severity {
@@ -41,6 +44,7 @@ pub(super) fn all(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> 
     let mut findings: Vec<Finding> = status.services.iter().filter_map(of_service).collect();
     findings.extend(status.refusals.iter().map(of_refusal));
     findings.extend(status.sidecars.iter().filter_map(|sidecar| of_sidecar(sidecar, now)));
+    findings.extend(behind(status, now));
     findings.extend(of_root(status, now));
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -134,6 +138,33 @@ pub(in crate::cli) fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -
     let subject = format!("{}.{}", sidecar.workload, sidecar.namespace);
     let lines = vec![format!("try: outrigger check {subject}")];
     Some(Finding { severity, subject, what, lines })
+}
+
+/// Sidecars that should run the newest revision by now. One that refuses something has a finding of
+/// its own.
+fn behind(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> {
+    let long_ago = |at: Option<&prost_types::Timestamp>| {
+        let ago = words::time(at).and_then(|at| now.duration_since(at).ok());
+        ago.is_some_and(|ago| ago >= SYNC_MAX)
+    };
+    let is_behind = |sidecar: &&pb::SidecarStatus| {
+        let refuses = status.refusals.iter().any(|refusal| refusal.workload == sidecar.workload);
+        !sidecar.in_sync
+            && !refuses
+            && sidecar.phase() != pb::WorkloadPhase::Draining
+            && long_ago(sidecar.connected_at.as_ref())
+            && long_ago(status.changed_at.as_ref())
+    };
+    let finding = |sidecar: &pb::SidecarStatus| {
+        let subject = format!("{}.{}", sidecar.workload, sidecar.namespace);
+        Finding {
+            severity: Severity::Warning,
+            what: format!("still runs rev {}", sidecar.revision),
+            lines: vec![format!("try: outrigger check {subject}")],
+            subject,
+        }
+    };
+    status.sidecars.iter().filter(is_behind).map(finding).collect()
 }
 
 /// The mesh's root is replaced by people, so they are told in time.

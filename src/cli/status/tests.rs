@@ -178,3 +178,24 @@ fn a_subject_is_a_service_or_a_sidecar() {
         assert_eq!(names, sidecars, "{subject}");
     }
 }
+
+#[test]
+fn a_sidecar_that_stays_behind_is_a_warning() {
+    for (changed, refused, expected) in
+        [(-180, false, true), (-3, false, false), (-180, true, false)]
+    {
+        let mut status = pb::StatusResponse { changed_at: at(changed), ..status() };
+        status.services.clear();
+        status.sidecars = vec![sidecar("web-1", "web", 80_000)];
+        status.sidecars[0].in_sync = false;
+        status.sidecars[0].revision = 40;
+        if refused {
+            let workload = "web-1".to_owned();
+            status.refusals = vec![pb::Refusal { workload, ..Default::default() }];
+        }
+        let picture = picture(&status);
+        let said = picture
+            .contains("! web-1.shop   still runs rev 40\n    try: outrigger check web-1.shop\n");
+        assert_eq!(said, expected, "{picture}");
+    }
+}

@@ -24,7 +24,7 @@ use tokio::{
 
 pub(crate) use app::{App, echo, echo_client};
 pub(crate) use certificates::Certificates;
-pub(crate) use http::{Metrics, get, metrics, request};
+pub(crate) use http::{get, metrics, request};
 pub(crate) use mesh::{
     Mesh, StaticPair, service_yaml, sidecar_args, spiffe_id, start_static_server, workload_yaml,
 };
