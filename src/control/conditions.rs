@@ -1,7 +1,9 @@
 //! The `status` of a resource: what the mesh says of it, made when somebody asks. Conditions have
 //! Gateway API's types and reasons where it has some; `Programmed` is ours for every kind.
 
-use super::{fleet::Fleet, key, refs, world::World};
+use std::sync::Arc;
+
+use super::{fleet::Session, key, refs, world::World};
 use crate::{
     resource::{
         Kind, ResourceKey,
@@ -10,10 +12,10 @@ use crate::{
     units::ServiceName,
 };
 
-/// A resource with its status.
+/// A resource with its status, which says what these sidecars make of it.
 pub(crate) fn with_status(
     world: &World,
-    fleet: &Fleet,
+    sessions: &[Arc<Session>],
     at: &ResourceKey,
     resource: &pb::Resource,
 ) -> pb::Resource {
@@ -26,7 +28,7 @@ pub(crate) fn with_status(
     if key::is_route(at) {
         status.conditions.push(resolved(world, at, resource));
     }
-    status.conditions.push(programmed(world, fleet, at, &mut status.sidecars));
+    status.conditions.push(programmed(world, sessions, at, &mut status.sidecars));
     pb::Resource { status: Some(status), ..resource.clone() }
 }
 
@@ -168,12 +170,12 @@ fn has_section(world: &World, target: &ResourceKey, section: &str) -> bool {
 
 fn programmed(
     world: &World,
-    fleet: &Fleet,
+    sessions: &[Arc<Session>],
     at: &ResourceKey,
     sidecars: &mut Vec<pb::SidecarVersion>,
 ) -> pb::Condition {
     let (mut running, mut pending, mut refused) = (0, Vec::new(), Vec::new());
-    for session in fleet.sessions() {
+    for session in sessions {
         let progress = session.progress();
         let workload = session.key.name.clone();
         let Some(entry) = progress.ledger.entry(at) else {

@@ -35,7 +35,7 @@ fn check(more: Vec<pb::Resource>, fleet: &Fleet, expected: &[&str]) {
     let subject = more.last().expect("one").clone();
     let world = shop(more);
     let at = resource::key(&subject).expect("has a spec");
-    let status = with_status(&world, fleet, &at, &subject).status.expect("set");
+    let status = with_status(&world, &fleet.sessions(), &at, &subject).status.expect("set");
     let seen: Vec<_> = status
         .conditions
         .iter()

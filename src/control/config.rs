@@ -187,7 +187,7 @@ impl ConfigService for Config {
             let message = format!("there is no {key}");
             return Err(error::refused(Code::NotFound, "NO_SUCH_RESOURCE", message, &id));
         };
-        Ok(Response::new(conditions::with_status(&world, &self.fleet, &key, resource)))
+        Ok(Response::new(conditions::with_status(&world, &self.fleet.sessions(), &key, resource)))
     }
 
     async fn list(

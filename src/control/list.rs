@@ -59,8 +59,9 @@ impl Query {
             world.range(from).filter(|(key, resource)| self.filter.takes(key, resource)).peekable();
         let mut page = pb::ListResponse { revision: world.revision, ..pb::ListResponse::default() };
         let mut bytes = 0;
+        let sessions = fleet.sessions();
         while let Some((at, resource)) = found.next() {
-            let resource = with_status(world, fleet, at, resource);
+            let resource = with_status(world, &sessions, at, resource);
             bytes += prost::Message::encoded_len(&resource);
             page.resources.push(resource);
             let full = page.resources.len() >= self.size || bytes > PAGE_BYTES_MAX;

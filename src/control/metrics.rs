@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -28,7 +28,7 @@ pub(crate) struct Metrics {
 }
 
 /// For what a certificate was issued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grounds {
     /// By a join token.
     Join,
@@ -38,16 +38,16 @@ pub(crate) enum Grounds {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabels {
-    grounds: Grounds,
+    grounds: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
-    result: Outcome,
+    result: &'static str,
 }
 
 /// How a call of the API ended, as far as its head says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It was taken.
     Success,
@@ -69,31 +69,38 @@ struct SidecarLabels {
 impl Metrics {
     /// Registers everything; what others know already is read when it is asked for.
     pub(crate) fn new(state: &Arc<State>, fleet: &Arc<Fleet>) -> Self {
-        let mut root = Registry::default();
-        root.register_collector(Box::new(Process::new()));
-        let registry = root.sub_registry_with_prefix("outrigger");
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process::new()));
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
         registry.register_with_unit(
-            "config_propagation",
+            "outrigger_config_propagation",
             "From a write until every sidecar that it concerns runs it",
             Unit::Seconds,
             propagation.clone(),
         );
         let certificates = Family::<CertificateLabels, Counter>::default();
-        registry.register("certificates_issued", "Certificates signed", certificates.clone());
+        registry.register(
+            "outrigger_certificates_issued",
+            "Certificates signed",
+            certificates.clone(),
+        );
         let calls = Family::<CallLabels, Counter>::default();
-        registry.register("control_calls", "Calls of the control plane's API", calls.clone());
+        registry.register(
+            "outrigger_control_calls",
+            "Calls of the control plane's API",
+            calls.clone(),
+        );
         registry.register_with_unit(
-            "store_write",
+            "outrigger_store_write",
             "One write of the store, until it is on disk",
             Unit::Seconds,
             state.write_seconds().clone(),
         );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program", build);
+        registry.register("outrigger_build", "The program", build);
         let sidecars = Sidecars { state: Arc::clone(state), fleet: Arc::clone(fleet) };
         registry.register_collector(Box::new(sidecars));
-        Self { registry: root, propagation, certificates, calls }
+        Self { registry, propagation, certificates, calls }
     }
 
     /// A revision has reached all whom it concerns.
@@ -103,11 +110,19 @@ impl Metrics {
 
     /// A certificate was issued.
     pub(crate) fn issued(&self, grounds: Grounds) {
+        let grounds = match grounds {
+            Grounds::Join => "join",
+            Grounds::Renew => "renew",
+        };
         self.certificates.get_or_create(&CertificateLabels { grounds }).inc();
     }
 
     /// A call of the API was answered.
     pub(crate) fn called(&self, result: Outcome) {
+        let result = match result {
+            Outcome::Success => "success",
+            Outcome::Failure => "failure",
+        };
         self.calls.get_or_create(&CallLabels { result }).inc();
     }
 
@@ -137,7 +152,8 @@ impl Collector for Sidecars {
         }
         let help = "Connected sidecars by phase, and those that do not yet run all they were sent";
         let gauge = ConstGauge::new(0_i64);
-        let mut family = encoder.encode_descriptor("sidecars", help, None, gauge.metric_type())?;
+        let mut family =
+            encoder.encode_descriptor("outrigger_sidecars", help, None, gauge.metric_type())?;
         for (state, count) in counts {
             let labels = SidecarLabels { state };
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
@@ -145,8 +161,8 @@ impl Collector for Sidecars {
         let world = self.state.world();
         let resources = u64::try_from(world.stored.resources.len()).unwrap_or(u64::MAX);
         for (name, help, value) in [
-            ("store_revision", "The newest revision of the configuration", revision),
-            ("store_resources", "Stored resources", resources),
+            ("outrigger_store_revision", "The newest revision of the configuration", revision),
+            ("outrigger_store_resources", "Stored resources", resources),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
@@ -176,7 +192,7 @@ mod tests {
         metrics.propagated(Duration::from_millis(3));
         let text = metrics.encode();
         for line in [
-            "outrigger_certificates_issued_total{grounds=\"Join\"} 1",
+            "outrigger_certificates_issued_total{grounds=\"join\"} 1",
             "outrigger_config_propagation_seconds_count 1",
             "outrigger_sidecars{state=\"ready\"} 0",
             "outrigger_store_revision 0",

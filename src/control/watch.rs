@@ -97,8 +97,9 @@ impl Watch {
             world.get(at).is_none_or(|resource| !self.filter.takes(at, resource))
         };
         let removed: Vec<_> = self.sent.keys().filter(|at| is_gone(at)).cloned().collect();
+        let sessions = self.fleet.sessions();
         for (at, resource) in new {
-            let event = Event::Changed(with_status(world, &self.fleet, &at, &resource));
+            let event = Event::Changed(with_status(world, &sessions, &at, &resource));
             self.send(world, event).await?;
             self.sent.insert(at, key::version(&resource).to_owned());
         }

@@ -161,3 +161,19 @@ pub(super) async fn accept(
         crew.hand(handed).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Limit;
+    use crate::proxy::settings::CONNECTIONS_MAX;
+
+    #[test]
+    fn a_connection_over_the_limit_is_not_taken_until_another_ends() {
+        let limit = Limit::default();
+        let mut open: Vec<_> = (0..CONNECTIONS_MAX).map(|_| limit.count()).collect();
+        assert!(open.iter().all(Option::is_some));
+        assert!(limit.count().is_none());
+        drop(open.pop());
+        assert!(limit.count().is_some());
+    }
+}

@@ -115,6 +115,11 @@ impl Origin {
         })
     }
 
+    /// Whether nobody knows who dialled: such a connection must not stay without a request.
+    fn is_stranger(&self) -> bool {
+        matches!(self.side, Side::Inbound { peer: None, .. })
+    }
+
     /// As in records.
     pub(super) fn protocol(&self) -> &'static str {
         if self.http2 { "h2" } else { "http/1.1" }
@@ -355,7 +360,7 @@ async fn live<C>(
             }
             () = &mut first_head, if waiting => {
                 waiting = false;
-                if origin.requests.get() == 0 && !origin.http2 {
+                if origin.requests.get() == 0 && (!origin.http2 || origin.is_stranger()) {
                     return;
                 }
             }

@@ -48,7 +48,11 @@ pub(super) struct Running {
 impl Core {
     pub(super) fn new(settings: Settings, shared: &Shared) -> Arc<Self> {
         let own_sockets = Arc::new(OwnSockets::default());
-        let dialer = Dialer::new(shared.identity.clone(), Arc::clone(&own_sockets));
+        let dialer = Dialer::new(
+            shared.identity.clone(),
+            Arc::clone(&own_sockets),
+            shared.telemetry.metrics().clone(),
+        );
         Arc::new(Self {
             own_name: settings.service.to_string().into(),
             settings,

@@ -25,6 +25,7 @@ use crate::{
     net::{self, ConnectError},
     reason::Reason,
     spiffe::SpiffeId,
+    telemetry::{Direction, Metrics},
     tls::{self, Identity, Sni},
     units::ServiceName,
 };
@@ -102,11 +103,16 @@ pub(super) struct DialError {
 pub(super) struct Dialer {
     identity: Option<Arc<Identity>>,
     own: Arc<OwnSockets>,
+    metrics: Metrics,
 }
 
 impl Dialer {
-    pub(super) fn new(identity: Option<Arc<Identity>>, own: Arc<OwnSockets>) -> Self {
-        Self { identity, own }
+    pub(super) fn new(
+        identity: Option<Arc<Identity>>,
+        own: Arc<OwnSockets>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { identity, own, metrics }
     }
 
     /// Whether a peer that showed `chain` would still be accepted.
@@ -134,10 +140,18 @@ impl Dialer {
             return Ok(Dialled { io: Box::new(tcp), proof: None, ear: None, own });
         };
         let handshake = self.handshake(to, tcp, expected);
-        timeout_at(end, handshake).await.unwrap_or_else(|_| {
+        let dialled = timeout_at(end, handshake).await.unwrap_or_else(|_| {
             let what = format!("no TLS with {to} within {}s", bound.as_secs_f64());
             Err(DialError { reason: Reason::ConnectTimeout, what })
-        })
+        });
+        let failure = dialled.as_ref().err().map(|error| match error.reason {
+            Reason::NotReady => "no_certificate",
+            Reason::ConnectTimeout => "timeout",
+            Reason::PeerIdentity => "identity",
+            _ => "handshake",
+        });
+        self.metrics.handshake(Direction::Outbound, failure);
+        dialled
     }
 
     async fn unix(

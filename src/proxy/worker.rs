@@ -100,7 +100,10 @@ impl Crew {
     /// sockets that it has not looked at; may be cancelled, which closes the socket.
     pub(super) async fn hand(&self, handed: Handed) {
         let fewest = |seat: &&Seat| seat.connections.load(Ordering::Relaxed);
-        let Some(seat) = self.seats.iter().min_by_key(fewest) else { return };
+        let open = self.seats.iter().filter(|seat| !seat.sockets.is_closed());
+        let Some(seat) = open.min_by_key(fewest) else {
+            return tracing::error!("no worker is left; a connection was closed");
+        };
         seat.connections.fetch_add(1, Ordering::Relaxed);
         let counted = Counted::of(&seat.connections);
         if seat.sockets.send((handed, counted)).await.is_err() {

@@ -147,7 +147,7 @@ async fn proxy(
     settings.inbound = options.listen.inbound.filter(|_| !options.apps.is_empty());
     settings.outbound = options.listen.outbound;
     settings.upstreams = options.upstreams.iter().map(|it| it.upstream(namespace)).collect();
-    settings.external_proxy.clone_from(&options.external.proxy);
+    settings.external_proxy = options.external.proxy_beside(options.listen.outbound);
     settings.external_direct.clone_from(&options.external.direct);
     if let Some(workers) = options.workers {
         settings.workers = workers.max(1);

@@ -1,6 +1,8 @@
 //! What a sidecar takes from variables that others define: OpenTelemetry's, and the proxy that leads
 //! out of this machine. A flag goes before a variable, and a variable before `Mesh`.
 
+use std::net::{IpAddr, SocketAddr};
+
 /// The variables' values, read by whoever may read them.
 type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -80,6 +82,18 @@ impl External {
         let direct = direct.split(',').map(str::trim).filter(|host| !host.is_empty());
         Self { proxy, direct: direct.map(str::to_owned).collect() }
     }
+
+    /// The proxy, unless that is the outbound listener itself: the variables that lead an application
+    /// to a sidecar may stand in the sidecar's own environment.
+    pub(super) fn proxy_beside(&self, outbound: Option<SocketAddr>) -> Option<String> {
+        let own = |proxy: &String| {
+            let (host, port) = proxy.rsplit_once(':').unwrap_or((proxy, ""));
+            let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+            let here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+            here && outbound.is_some_and(|outbound| port == outbound.port().to_string())
+        };
+        self.proxy.clone().filter(|proxy| !own(proxy))
+    }
 }
 
 fn host_port(url: &str) -> Option<String> {
@@ -141,6 +155,22 @@ mod tests {
             let external = External::new(&variables(&pairs));
             assert_eq!(external.proxy.as_deref(), expected, "{url}");
             assert_eq!(external.direct, ["localhost", ".corp"]);
+        }
+    }
+
+    #[test]
+    fn the_own_outbound_listener_is_no_proxy_to_go_out_by() {
+        let outbound = Some(([127, 0, 0, 1], 15001).into());
+        for (proxy, other) in [
+            ("127.0.0.1:15001", false),
+            ("localhost:15001", false),
+            ("[::1]:15001", false),
+            ("127.0.0.1:3128", true),
+            ("10.0.0.1:15001", true),
+        ] {
+            let external = External { proxy: Some(proxy.into()), direct: Vec::new() };
+            assert_eq!(external.proxy_beside(outbound).is_some(), other, "{proxy}");
+            assert!(external.proxy_beside(None).is_some());
         }
     }
 }

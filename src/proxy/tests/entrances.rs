@@ -287,3 +287,28 @@ async fn an_address_that_leads_back_is_a_loop() {
     let reasons: Vec<_> = web.log().await.into_iter().map(|line| line["reason"].clone()).collect();
     assert_eq!(reasons[..2], ["no_route", "loop"]);
 }
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let app = App::echo().await;
+    let (_world, _orders, web) = pair(&app).await;
+    let long = "x".repeat(80 * 1024);
+    let answer = Client::http1(web.outbound())
+        .await
+        .get("/", &[("host", "orders:9090"), ("x-long", &long)])
+        .await;
+    assert_eq!(answer.status.as_u16(), 431);
+    let many: Vec<String> = (0..200).map(|number| format!("x-{number}")).collect();
+    let mut fields: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    fields.push(("host", "orders:9090"));
+    let answer = Client::http1(web.outbound()).await.get("/", &fields).await;
+    assert_eq!(answer.status.as_u16(), 431);
+    let mut client = Client::http2(web.outbound()).await;
+    let request = super::client::call("orders:9090").header("x-long", &long);
+    let request = request.body(super::client::empty()).expect("a request");
+    // h2 answers 431, or its client already knows the limit.
+    let refused = bounded(client.send(request)).await;
+    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status().as_u16() == 431));
+    assert_eq!(client.unary("orders:9090", b"").await.grpc(), "0", "the connection goes on");
+    assert_eq!(app.seen().len(), 1);
+}
