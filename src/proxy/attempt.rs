@@ -157,6 +157,7 @@ impl Task<'_> {
             Some(_) => request,
             None => SpanContext { span_id, ..request },
         };
+        exchange.record().tls |= matches!(key.how, How::Mesh(_));
         let trace_state = exchange.record().trace_state.clone();
         let in_flight = member.load.begin();
         let mut endpoint = Tried {
