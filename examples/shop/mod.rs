@@ -198,7 +198,7 @@ async fn listen(port: u16) -> Result<TcpListener, Error> {
 }
 
 /// Writes `SHOP_DIRECTORY/<service>-<process id>.json`, by which the demo finds an instance's
-/// second port. It appears under its name when it is whole.
+/// second port; where it was told to dial tells which instance it is. It appears under its name when it is whole.
 fn lay_card(instance: &Instance, app: &TcpListener, control: &TcpListener) -> Result<(), Error> {
     let Some(directory) = variable("SHOP_DIRECTORY").map(PathBuf::from) else { return Ok(()) };
     let process = std::process::id();
@@ -213,6 +213,7 @@ fn lay_card(instance: &Instance, app: &TcpListener, control: &TcpListener) -> Re
         "process": process,
         "address": address(app)?.to_string(),
         "control": address(control)?.to_string(),
+        "outbound": variable("OUTRIGGER_OUTBOUND_ADDRESS"),
     });
     let whole = directory.join(&name);
     let unfinished = directory.join(format!(".{name}"));

@@ -9,6 +9,7 @@ mod check;
 mod context;
 mod control_plane;
 mod delete;
+mod demo;
 mod describe;
 mod dev;
 mod environment;
@@ -70,6 +71,8 @@ enum Command {
     ControlPlane(control_plane::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
+    /// Show the mesh with a small shop on this machine, and check what is said of it
+    Demo(demo::Args),
     /// Show a resource with all that the mesh says of it
     Describe(describe::Args),
     /// Run a control plane and several services with their sidecars
@@ -149,6 +152,7 @@ impl Command {
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Delete(args) => wait(delete::run(args)),
+            Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
             Self::Env(args) => environment::run(&args),

@@ -147,7 +147,13 @@ impl Task<'_> {
         let key = self.route.key(&member.endpoint, grpc);
         let span_id = exchange.attempt(&member.endpoint.name, key.to.to_string(), backoff);
         exchange.record().tls |= matches!(key.how, How::Mesh(_));
-        let span = SpanContext { span_id, ..exchange.record().span };
+        let request = exchange.record().span;
+        // Towards the own application there is no span of the attempt: what the application does
+        // hangs on the request itself.
+        let span = match self.route.app {
+            Some(_) => request,
+            None => SpanContext { span_id, ..request },
+        };
         let trace_state = exchange.record().trace_state.clone();
         let in_flight = member.load.begin();
         let mut endpoint = Tried {
