@@ -85,6 +85,7 @@ pub(super) struct Arrived {
     pub(super) lease: Lease,
     pub(super) in_flight: InFlight,
     pub(super) tried: Tried,
+    pub(super) from_sidecar: bool,
     pub(super) far: Far,
 }
 
@@ -92,6 +93,8 @@ pub(super) struct Arrived {
 pub(super) struct Held {
     pub(super) replay: Replay<Incoming>,
     pub(super) tried: Tried,
+    /// Whether a sidecar answered, which is believed.
+    pub(super) from_sidecar: bool,
     pub(super) counted: Option<(Option<Permit>, InFlight, Lease)>,
 }
 
@@ -174,9 +177,11 @@ impl Task<'_> {
             }
         };
         let (mut parts, upstream) = response.into_parts();
-        let far = headers::receive(&mut parts, matches!(key.how, How::Mesh(_)));
+        let from_sidecar = matches!(key.how, How::Mesh(_));
+        let far = headers::receive(&mut parts, from_sidecar);
         self.seen.set(self.seen.get() || !far.unseen);
-        let arrived = Arrived { parts, upstream, lease, in_flight, tried: endpoint, far };
+        let arrived =
+            Arrived { parts, upstream, lease, in_flight, tried: endpoint, from_sidecar, far };
         Ok(arrived.observed(exchange, started, grpc))
     }
 

@@ -16,11 +16,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{attempt::Held, exchange::Exchange, fault};
+use super::{attempt::Held, exchange::Exchange, fault, headers::receive_trailers};
 use crate::{
     http::{
         answer::{self, Rejection},
-        fields::strip_mesh,
         grpc,
     },
     reason::Reason,
@@ -180,8 +179,7 @@ impl Forward {
                 }
                 Err(other) => {
                     let Ok(mut trailers) = other.into_trailers() else { continue };
-                    strip_mesh(&mut trailers);
-                    self.finish(Some(&trailers));
+                    self.finish(Some(&mut trailers));
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
             }
@@ -199,21 +197,27 @@ impl Forward {
     }
 
     /// The stream ends as upstream meant it to.
-    fn finish(&mut self, trailers: Option<&HeaderMap>) {
+    fn finish(&mut self, mut trailers: Option<&mut HeaderMap>) {
         self.upstream = None;
         self.timer = None;
+        let from_sidecar = self.held.from_sidecar;
+        let said = trailers.as_deref_mut();
+        let far = said.and_then(|trailers| receive_trailers(trailers, from_sidecar));
         let Some(mut exchange) = self.exchange.take() else { return };
         self.fill(&mut exchange);
         let record = exchange.record();
+        record.reason = record.reason.or(far);
         if record.grpc {
             let head = grpc::from_http(record.http_status);
-            let said = trailers.and_then(grpc::status).or(record.grpc_status);
+            let said = trailers.as_deref().and_then(grpc::status).or(record.grpc_status);
             let status = said.unwrap_or(head);
             record.grpc_status = Some(status);
             if let Some(attempt) = record.attempts.last_mut() {
                 attempt.grpc_status = Some(status);
+                attempt.reason = attempt.reason.or(far);
             }
-            self.held.tried.observe(Verdict::of_grpc(status));
+            let verdict = far.map_or_else(|| Verdict::of_grpc(status), Verdict::of_reason);
+            self.held.tried.observe(verdict);
         } else {
             let status = record.http_status;
             self.held.tried.observe(Verdict::of_http(status));

@@ -28,8 +28,8 @@ use super::{
     io::AnyIo,
     request,
     settings::{
-        CONNECTION_WINDOW_BYTES, ERROR_STREAMS_MAX, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX,
-        HTTP1_FIELDS_MAX, HTTP1_SILENCE_MAX, LINGER_BYTES_MAX, LINGER_MAX, PING_AFTER, PONG_WITHIN,
+        CONNECTION_WINDOW_BYTES, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX,
+        HTTP1_SILENCE_MAX, LATE_FRAMES_MAX, LINGER_BYTES_MAX, LINGER_MAX, PING_AFTER, PONG_WITHIN,
         RESET_STREAMS_MAX, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
     },
     worker::Worker,
@@ -299,7 +299,7 @@ fn http2_server() -> http2::Builder<LocalExec> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .max_local_error_reset_streams(ERROR_STREAMS_MAX)
+        .max_local_error_reset_streams(LATE_FRAMES_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .keep_alive_interval(PING_AFTER)

@@ -153,14 +153,27 @@ pub(super) struct Far {
 pub(super) fn receive(parts: &mut response::Parts, from_sidecar: bool) -> Far {
     let fields = &mut parts.headers;
     strip_hop_by_hop(fields);
-    let reason = fields.get(&REASON).and_then(|value| value.to_str().ok());
-    let reason = reason.and_then(Reason::from_name).filter(|_| from_sidecar);
+    let reason = reason(fields).filter(|_| from_sidecar);
     let unseen = from_sidecar && fields.get(&UNSEEN).is_some_and(|value| value == "1");
     strip_mesh(fields);
     if let Some(reason) = reason {
         fields.insert(REASON, HeaderValue::from_static(reason.name()));
     }
     Far { reason, unseen: unseen && reason.is_some() }
+}
+
+/// The same of trailers: a call that a far sidecar ended after its head was out.
+pub(super) fn receive_trailers(trailers: &mut HeaderMap, from_sidecar: bool) -> Option<Reason> {
+    let reason = reason(trailers).filter(|_| from_sidecar);
+    strip_mesh(trailers);
+    if let Some(reason) = reason {
+        trailers.insert(REASON, HeaderValue::from_static(reason.name()));
+    }
+    reason
+}
+
+fn reason(fields: &HeaderMap) -> Option<Reason> {
+    fields.get(&REASON)?.to_str().ok().and_then(Reason::from_name)
 }
 
 /// Applies a route's changes: set, add, remove.

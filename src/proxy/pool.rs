@@ -32,9 +32,10 @@ use super::{
     expiry,
     io::Ear,
     settings::{
-        CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX, HTTP1_IDLE_CONNECTIONS_MAX,
-        HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX, HTTP2_IDLE_MAX, PING_AFTER, PONG_WITHIN,
-        SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+        CANCELLED_KNOWN_MAX, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX,
+        HTTP1_IDLE_CONNECTIONS_MAX, HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX, HTTP2_IDLE_MAX,
+        LATE_FRAMES_MAX, PING_AFTER, PONG_WITHIN, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES,
+        STREAMS_MAX,
     },
 };
 use crate::{clock, http::ReplayBody, task};
@@ -361,6 +362,8 @@ async fn open_http2(
         .max_header_list_size(HEAD_BYTES_MAX)
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PONG_WITHIN)
+        .max_concurrent_reset_streams(CANCELLED_KNOWN_MAX)
+        .max_local_error_reset_streams(LATE_FRAMES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX);
     let (sender, mut connection) = builder
         .handshake(TokioIo::new(dialled.io))

@@ -251,8 +251,8 @@ fn pass_on(mut exchange: Exchange, replay: Replay<Incoming>, told: Told) -> Resp
     record.http_status = arrived.parts.status.as_u16();
     record.grpc_status = grpc_status;
     record.reason = arrived.far.reason;
-    let Arrived { mut parts, upstream, lease, in_flight, tried, .. } = arrived;
+    let Arrived { mut parts, upstream, lease, in_flight, tried, from_sidecar, .. } = arrived;
     parts.version = http::Version::default();
-    let held = Held { replay, tried, counted: Some((permit, in_flight, lease)) };
+    let held = Held { replay, tried, from_sidecar, counted: Some((permit, in_flight, lease)) };
     Response::from_parts(parts, Body::forward(upstream, exchange, held, limits))
 }

@@ -167,8 +167,12 @@ pub(super) const HANDED_MAX: usize = 256;
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Streams that a peer may have reset before they were looked at ("rapid reset", CVE-2023-44487).
 pub(super) const RESET_STREAMS_MAX: usize = 64;
-/// Streams of one connection that end by errors of the peer, before the connection does.
-pub(super) const ERROR_STREAMS_MAX: usize = 256;
+/// Frames on streams that are over, on one connection and over its life, before it ends. h2 counts
+/// every late frame of a stream that we cancelled and it has forgotten, so a storm of deadlines must
+/// not reach it; without a limit a peer could make us answer for ever.
+pub(super) const LATE_FRAMES_MAX: usize = 64 * 1024;
+/// Streams that we cancelled and still know, so that their late frames do not count.
+pub(super) const CANCELLED_KNOWN_MAX: usize = 1024;
 /// TCP to the own application, which is on the same machine.
 pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.

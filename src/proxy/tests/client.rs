@@ -22,7 +22,7 @@ pub(super) type Body = BoxBody<Bytes, Infallible>;
 /// A connection.
 pub(super) struct Client {
     sender: Sender,
-    _driving: Tasks,
+    driving: Tasks,
 }
 
 enum Sender {
@@ -69,7 +69,7 @@ impl Client {
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.expect("HTTP/2");
         let mut driving = Tasks::new();
         driving.spawn("client", async move { drop(connection.await) });
-        Self { sender: Sender::Http2(sender), _driving: driving }
+        Self { sender: Sender::Http2(sender), driving }
     }
 
     pub(super) async fn http1(address: SocketAddr) -> Self {
@@ -77,7 +77,7 @@ impl Client {
         let (sender, connection) = http1::handshake(io).await.expect("HTTP/1.1");
         let mut driving = Tasks::new();
         driving.spawn("client", async move { drop(connection.with_upgrades().await) });
-        Self { sender: Sender::Http1(sender), _driving: driving }
+        Self { sender: Sender::Http1(sender), driving }
     }
 
     /// Whether the connection has ended.
@@ -102,6 +102,14 @@ impl Client {
                 sender.send_request(request).await
             }
         }
+    }
+
+    /// Sends and waits for the answer as long as this lives.
+    pub(super) async fn begin(&mut self, request: Request<Body>) {
+        let Sender::Http2(sender) = &mut self.sender else { panic!("HTTP/2 only") };
+        sender.ready().await.expect("open");
+        let answer = sender.send_request(request);
+        self.driving.spawn("call", async move { drop(answer.await) });
     }
 
     /// Sends and reads everything.

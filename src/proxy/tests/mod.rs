@@ -3,6 +3,7 @@
 mod app;
 mod calls;
 mod client;
+mod connections;
 mod ending;
 mod entrances;
 mod resilience;

@@ -422,3 +422,58 @@ async fn an_http1_application_that_closed_its_connection_is_not_noticed() {
         assert_eq!((answer.status.as_u16(), &answer.data[..]), (200, &b"once"[..]), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_caller_learns_why_a_far_sidecar_ended_its_stream() {
+    let world = World::new();
+    let app = App::echo().await;
+    let orders = instance(&world, app.address).await;
+    let web = caller(&world, &[orders.inbound()], "").await;
+    let mut client = Client::http2(web.outbound()).await;
+    let (_sender, body) = channel();
+    let request = call("orders:9090").body(body).expect("a request");
+    let response = bounded(client.send(request)).await.expect("a head");
+    drop(app);
+    let answer = bounded(whole(response)).await.expect("trailers");
+    assert_eq!((answer.grpc(), answer.reason()), ("14", "upstream_reset"), "{answer:?}");
+    for log in [web.log().await, orders.log().await] {
+        assert_eq!(log[0]["reason"], "upstream_reset", "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_storm_of_cancelled_streams_leaves_the_others_alone() {
+    let world = World::new();
+    let chunk = bytes::Bytes::from(vec![7; 1024]);
+    let app = App::http2(move |request| {
+        let chunk = chunk.clone();
+        async move {
+            if request.headers().contains_key("x-metadata") {
+                return app::echo(request).await;
+            }
+            let frames = std::iter::repeat(chunk).map(|chunk| Ok(http_body::Frame::data(chunk)));
+            let endless = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+            let mut answer = grpc_status("0");
+            answer.headers_mut().remove("grpc-status");
+            *answer.body_mut() = http_body_util::BodyExt::boxed(endless);
+            answer
+        }
+    })
+    .await;
+    let orders = instance(&world, app.address).await;
+    let web = caller(&world, &[orders.inbound()], "").await;
+    let mut client = Client::http2(web.outbound()).await;
+    let (sender, body) = channel();
+    let request = call("orders:9090").header("x-metadata", "echo").body(body);
+    let response = bounded(client.send(request.expect("a request"))).await.expect("a head");
+    let mut other = Client::http2(web.outbound()).await;
+    for _ in 0..40 {
+        let request = call("orders:9090").body(empty()).expect("a request");
+        let mut body = bounded(other.send(request)).await.expect("a head").into_body();
+        bounded(http_body_util::BodyExt::frame(&mut body)).await.expect("data").expect("no error");
+    }
+    drop(sender);
+    let answer = bounded(whole(response)).await.expect("a whole answer");
+    assert_eq!((answer.grpc(), answer.reason()), ("0", ""), "{answer:?}");
+    until("they are cancelled", || web.proxy.in_flight() + orders.proxy.in_flight() == 0).await;
+}
