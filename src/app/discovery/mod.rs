@@ -24,7 +24,7 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::watch,
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tonic::{Code, Status};
 
@@ -269,6 +269,7 @@ impl Discovery {
             Err(status) => return Ended::Lost(status),
         };
         let mut reports = interval(REPORT_EVERY);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let done = tokio::select! {
                 message = link.inbound.message() => {
