@@ -23,6 +23,7 @@ mod control_api;
 mod first_minutes;
 mod harness;
 mod interop;
+mod jaeger;
 mod live;
 mod static_mode;
 mod version;
