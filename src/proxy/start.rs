@@ -77,7 +77,8 @@ pub enum StartError {
     Worker(#[source] io::Error),
 }
 
-/// A data plane that runs. Dropping it ends its listeners, workers and connections at once.
+/// A data plane that runs. Dropping it ends its listeners, workers and connections without waiting for
+/// them: the workers' threads end on their own.
 pub struct Proxy {
     core: Arc<Core>,
     addresses: Addresses,

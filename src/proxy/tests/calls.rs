@@ -172,13 +172,13 @@ async fn one_record_tells_of_a_call_on_each_side() {
 async fn a_deadline_shrinks_hop_by_hop_and_ends_the_call() {
     let pair = Pair::new(App::http2(|_| std::future::pending()).await).await;
     let mut client = pair.client().await;
-    let request = call("orders:9090").header("grpc-timeout", "300m");
+    let request = call("orders:9090").header("grpc-timeout", "1000m");
     let answer = client.ask(request.body(empty()).expect("a request")).await;
     assert_eq!((answer.grpc(), answer.reason()), ("4", "deadline"));
     assert!(answer.field("grpc-message").starts_with("outrigger: deadline: "));
     let left = pair.app.seen()[0].field("grpc-timeout").expect("passed on").to_owned();
     let left = crate::resilience::deadline::parse_grpc_timeout(left.as_bytes()).expect("one");
-    assert!(left < std::time::Duration::from_millis(300), "{left:?}");
+    assert!(left < std::time::Duration::from_secs(1), "{left:?}");
     // The application is told that nobody waits any more.
     until("the call is cancelled", || pair.app.under_way() == 0).await;
 
@@ -192,7 +192,7 @@ async fn a_deadline_ends_a_stream_whose_head_is_out() {
     let pair = Pair::new(App::echo().await).await;
     let mut client = pair.client().await;
     let (_sender, body) = channel();
-    let request = call("orders:9090").header("grpc-timeout", "200m").body(body);
+    let request = call("orders:9090").header("grpc-timeout", "1000m").body(body);
     let response = bounded(client.send(request.expect("a request"))).await.expect("a head");
     let answer = bounded(whole(response)).await.expect("an orderly end");
     assert_eq!((answer.grpc(), answer.reason()), ("4", "deadline"));

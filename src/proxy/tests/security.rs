@@ -118,7 +118,7 @@ async fn a_connection_ends_with_its_peers_certificate() {
     let app = App::echo().await;
     let orders = world.server("orders", app.address).await;
     orders.configure(&grpc("orders", &[])).await;
-    let short = world.identity(&service("web"), Duration::from_secs(2));
+    let short = world.identity(&service("web"), Duration::from_secs(3));
     let mut client = mesh_client(orders.inbound(), &short, "orders").await;
     let (_sender, body) = channel();
     let request = call("orders:9090").body(body).expect("a request");
