@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let options = options(&args, directory.path())?;
     let mesh = tokio::select! {
-        mesh = Mesh::start(&options) => mesh.map_err(|error| refused(error, &options))?,
+        mesh = Mesh::start(&options) => mesh.map_err(refused)?,
         () = ended(&mut wishes) => return Ok(ExitCode::SUCCESS),
     };
     for warning in mesh.warnings() {
@@ -127,7 +127,8 @@ fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
     let directory = directory.parent().map(Path::to_owned).unwrap_or_default();
     let mut resources = Vec::new();
     for file in &config.mesh.0 {
-        read_resources(&directory.join(file), &mut resources)?;
+        // Problems name files as the user would from here.
+        read_resources(&args.file.with_file_name(file), &mut resources)?;
     }
     let terminal = Some(io::stderr().is_terminal() && bootstrap::variable("NO_COLOR").is_none());
     Ok(Options {
@@ -157,20 +158,12 @@ fn read_resources(path: &Path, into: &mut Vec<(String, String)>) -> Result<(), F
     files.iter().try_for_each(|file| read_resources(file, into))
 }
 
-/// Says every problem of the configuration, or where the control plane's log is.
-fn refused(error: StartError, options: &Options) -> Failure {
-    match &error {
-        StartError::Problems(problems) => {
-            for problem in problems {
-                output::note(&format!("{problem}\n"));
-            }
+/// Says every problem of the configuration too.
+fn refused(error: StartError) -> Failure {
+    if let StartError::Problems(problems) = &error {
+        for problem in problems {
+            output::note(&format!("{problem}\n"));
         }
-        StartError::ControlPlane(_) => {
-            // It is in the terminal already; the directory may be gone in a moment.
-            let log = options.output.file("control-plane");
-            tracing::debug!(?log, "the control plane's log");
-        }
-        _ => {}
     }
     Failure::new(error)
 }

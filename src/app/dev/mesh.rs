@@ -26,7 +26,10 @@ use crate::{
         context::{ContextError, Contexts, NamedContext},
         ports::ReservedPort,
     },
-    resource::{self, Problem, pb},
+    resource::{
+        self, Problem, pb,
+        yaml::{self, Parsed},
+    },
     units::ServiceName,
 };
 
@@ -116,13 +119,19 @@ impl Mesh {
         if let Some(directory) = &options.output.directory {
             bootstrap::make_private_directory(directory)?;
         }
+        // Before anything runs: most mistakes need no control plane to be found.
+        let (parsed, mut warnings) = read(&options.resources)?;
         let starter = Starter::new(options)?;
         let control_plane = starter.control_plane()?;
         control_plane.ready().await.map_err(StartError::ControlPlane)?;
         let context = Contexts::load(Some(&options.data.join("contexts.yaml")))?.choose(None)?;
         let credential = Credential::load(&context.context)?;
         let client = Client::new(&context.context.server, credential.tls())?;
-        let warnings = apply(&client, &options.resources).await?;
+        for found in apply(&client, &parsed).await? {
+            if !warnings.contains(&found) {
+                warnings.push(found);
+            }
+        }
         let instances = starter.instances(&context.context.server, &client)?;
         Ok(Self { instances, control_plane, context, client, warnings })
     }
@@ -193,21 +202,26 @@ async fn stop_by(instance: &Instance, end: time::Instant) -> Option<&Instance> {
     Some(instance)
 }
 
-/// Reads and applies resources; returns warnings.
-async fn apply(client: &Client, texts: &[(String, String)]) -> Result<Vec<Problem>, StartError> {
+/// Reads resources; returns warnings too.
+fn read(texts: &[(String, String)]) -> Result<(Vec<Parsed>, Vec<Problem>), StartError> {
     let mut parsed = Vec::new();
     let mut problems = Vec::new();
     for (name, text) in texts {
-        let (some, found) = resource::yaml::parse(text, name);
+        let (some, found) = yaml::parse(text, name);
         parsed.extend(some);
         problems.extend(found);
     }
-    problems.extend(resource::yaml::check(&parsed));
+    problems.extend(yaml::check(&parsed));
     if problems.iter().any(Problem::is_error) {
         return Err(StartError::Problems(problems));
     }
+    Ok((parsed, problems))
+}
+
+/// Applies resources; returns warnings.
+async fn apply(client: &Client, parsed: &[Parsed]) -> Result<Vec<Problem>, StartError> {
     if parsed.is_empty() {
-        return Ok(problems);
+        return Ok(Vec::new());
     }
     let resources = parsed.iter().map(|one| one.resource.clone()).collect();
     let request = pb::ApplyRequest { resources, ..pb::ApplyRequest::default() };
@@ -223,13 +237,10 @@ async fn apply(client: &Client, texts: &[(String, String)]) -> Result<Vec<Proble
             None => problem,
         }
     };
-    let answered: Vec<Problem> = answer.problems.iter().map(locate).collect();
-    if answered.iter().any(Problem::is_error) {
-        return Err(StartError::Problems(answered));
+    let problems: Vec<Problem> = answer.problems.iter().map(locate).collect();
+    if problems.iter().any(Problem::is_error) {
+        return Err(StartError::Problems(problems));
     }
-    problems.extend(
-        answered.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>(),
-    );
     Ok(problems)
 }
 
