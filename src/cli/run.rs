@@ -1,13 +1,23 @@
 //! `outrigger run`: an application with its sidecar, started, signalled and ended as one.
 
 use std::{
-    ffi::OsString, fs::OpenOptions, io, net::SocketAddr, path::PathBuf, process::ExitCode,
+    ffi::OsString,
+    fs::OpenOptions,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
     sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
 
-use super::{output::Failure, remote::Remote, role, sidecar::Workload};
+use super::{
+    output::Failure,
+    remote::Remote,
+    role,
+    sidecar::{StaticFiles, Workload},
+};
 use crate::{
     app::{
         admin,
@@ -19,7 +29,6 @@ use crate::{
         run::{self, Entry, Options},
         sidecar::{Listen, Mode},
     },
-    identity::disk::DataDirectory,
     units::ServiceName,
 };
 
@@ -45,6 +54,8 @@ pub(super) struct Args {
     command: Vec<OsString>,
     #[command(flatten)]
     workload: Workload,
+    #[command(flatten)]
+    files: StaticFiles,
     /// Where other sidecars come in [default: a free port of the address that it advertises]
     #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_INBOUND")]
     inbound: Option<SocketAddr>,
@@ -92,14 +103,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 impl Args {
     async fn options(&self, logging: Arc<Logging>) -> Result<Options, Failure> {
-        let (service, data, entry) = self.enter().await?;
-        let inbound = match self.inbound {
-            Some(inbound) => inbound,
-            None => self.inbound_towards(&entry.server).await?,
+        let context = self.remote.context();
+        let namespace = context.as_ref().map_or("default", |named| named.context.namespace());
+        let service = ServiceName::parse(&self.service, namespace)
+            .map_err(|error| anyhow!("{:?} {error}", self.service))?;
+        let (mode, ip) = match self.files.mode(Some(&service)) {
+            Some(mode) => (mode, IpAddr::from([127, 0, 0, 1])),
+            None => self.enter(service, context).await?,
         };
-        let Entry { server, token, patience } = entry;
-        let mut sidecar =
-            self.workload.options(Mode::Live { server, service, token, data, patience });
+        let advertised = self.workload.advertise.as_deref().and_then(|host| host.parse().ok());
+        let inbound = self.inbound.unwrap_or_else(|| (advertised.unwrap_or(ip), 0).into());
+        let mut sidecar = self.workload.options(mode);
         sidecar.listen = Listen {
             inbound: Some(inbound),
             outbound: Some(self.outbound),
@@ -124,12 +138,13 @@ impl Args {
         })
     }
 
-    /// By flags where they lead to a control plane, else by the context.
-    async fn enter(&self) -> Result<(ServiceName, DataDirectory, Entry), Failure> {
-        let context = self.remote.context();
-        let namespace = context.as_ref().map_or("default", |named| named.context.namespace());
-        let service = ServiceName::parse(&self.service, namespace)
-            .map_err(|error| anyhow!("{:?} {error}", self.service))?;
+    /// Into the mesh by flags where they lead to a control plane, else by the context; and this
+    /// machine's address on the way there, by which others are told to come.
+    async fn enter(
+        &self,
+        service: ServiceName,
+        context: Result<NamedContext, Failure>,
+    ) -> Result<(Mode, IpAddr), Failure> {
         let data = self.workload.open_data(&service)?;
         let token = self.workload.token(&data)?;
         // A context of another control plane has nothing to say about the one that was named.
@@ -145,16 +160,8 @@ impl Args {
             (None, token, Ok(named)) => Entry::given(named.context.server, token),
             (None, _, Err(failure)) => return Err(failure),
         };
-        Ok((service, data, entry))
-    }
-
-    /// A free port of the address by which others are told to come.
-    async fn inbound_towards(&self, server: &str) -> Result<SocketAddr, Failure> {
-        let advertised = self.workload.advertise.as_deref().and_then(|host| host.parse().ok());
-        let ip = match advertised {
-            Some(ip) => ip,
-            None => client::local_address_towards(server).await?,
-        };
-        Ok((ip, 0).into())
+        let ip = client::local_address_towards(&entry.server).await?;
+        let Entry { server, token, patience } = entry;
+        Ok((Mode::Live { server, service, token, data, patience }, ip))
     }
 }

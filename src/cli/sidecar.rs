@@ -45,20 +45,8 @@ pub(super) struct Args {
     service: Option<ServiceName>,
     #[command(flatten)]
     workload: Workload,
-    /// YAML file with all resources, instead of a control plane; repeatable
-    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "OUTRIGGER_CONFIG")]
-    #[arg(conflicts_with_all = ["control_plane", "token_file"])]
-    #[arg(requires_all = ["tls_cert", "tls_key", "tls_ca"])]
-    config: Vec<PathBuf>,
-    /// PEM file with the certificate, leaf first; its SPIFFE ID says whose sidecar this is
-    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
-    /// PEM file with its key, readable by its owner only
-    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_KEY")]
-    tls_key: Option<PathBuf>,
-    /// PEM file with the CA certificates to trust
-    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CA")]
-    tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    files: StaticFiles,
     /// Where other sidecars come in; only with --app
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15006")]
     #[arg(env = "OUTRIGGER_INBOUND")]
@@ -81,6 +69,42 @@ pub(super) struct Args {
     health: admin::Address,
     #[command(flatten)]
     common: role::Common,
+}
+
+/// Static mode's flags, which `sidecar` and `run` share.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct StaticFiles {
+    /// YAML file with all resources, instead of a control plane; repeatable
+    #[arg(long, value_name = "FILE", value_delimiter = ',', env = "OUTRIGGER_CONFIG")]
+    #[arg(conflicts_with_all = ["control_plane", "token_file"])]
+    #[arg(requires_all = ["tls_cert", "tls_key", "tls_ca"])]
+    config: Vec<PathBuf>,
+    /// PEM file with the certificate, leaf first; its SPIFFE ID says whose sidecar this is
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with its key, readable by its owner only
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// PEM file with the CA certificates to trust
+    #[arg(long, value_name = "FILE", requires = "config", env = "OUTRIGGER_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+}
+
+impl StaticFiles {
+    /// The mode of a sidecar of this service, or of whichever the certificate names, if these flags
+    /// are there.
+    pub(super) fn mode(&self, service: Option<&ServiceName>) -> Option<Mode> {
+        let (Some(certificate), Some(key), Some(ca)) =
+            (self.tls_cert.clone(), self.tls_key.clone(), self.tls_ca.clone())
+        else {
+            return None;
+        };
+        Some(Mode::Static {
+            service: service.cloned(),
+            configuration: self.config.clone(),
+            certificate: Files { certificate, key, ca },
+        })
+    }
 }
 
 /// The flags that `sidecar` and `run` share.
@@ -193,15 +217,8 @@ impl Workload {
 
 impl Args {
     fn mode(&self) -> Result<Mode, Failure> {
-        if let (Some(certificate), Some(key), Some(ca)) =
-            (&self.tls_cert, &self.tls_key, &self.tls_ca)
-        {
-            let (certificate, key, ca) = (certificate.clone(), key.clone(), ca.clone());
-            return Ok(Mode::Static {
-                service: self.service.clone(),
-                configuration: self.config.clone(),
-                certificate: Files { certificate, key, ca },
-            });
+        if let Some(mode) = self.files.mode(self.service.as_ref()) {
+            return Ok(mode);
         }
         let missing = "--control-plane ADDRESS, or --config FILE with certificates, is missing";
         let server = self.workload.control_plane.clone();
