@@ -149,7 +149,6 @@ impl Task<'_> {
         let grpc = exchange.audience().grpc;
         let key = self.route.key(&member.endpoint, grpc);
         let span_id = exchange.attempt(&member.endpoint.name, key.to.to_string(), backoff);
-        exchange.record().tls |= matches!(key.how, How::Mesh(_));
         let request = exchange.record().span;
         // Towards the own application there is no span of the attempt: what the application does
         // hangs on the request itself.
@@ -157,6 +156,7 @@ impl Task<'_> {
             Some(_) => request,
             None => SpanContext { span_id, ..request },
         };
+        exchange.record().tls |= matches!(key.how, How::Mesh(_));
         let trace_state = exchange.record().trace_state.clone();
         let in_flight = member.load.begin();
         let mut endpoint = Tried {

@@ -92,6 +92,7 @@ const PAYMENTS: usize = 100;
 const PAYMENTS_SLACK: Duration = Duration::from_millis(100);
 /// In metrics.
 const CATALOG: [(&str, &str); 1] = [("destination", "catalog.shop")];
+const DURATIONS: &str = "outrigger_request_duration_seconds";
 const REJECTED: &str = "outrigger_bulkhead_rejected_total";
 
 /// A catalog that hangs holds its bulkhead's places and no more; payments stay quick.
@@ -151,7 +152,7 @@ async fn full(caller: &Member, refused_before: f64) -> anyhow::Result<usize> {
 async fn refused_in_time(caller: &Member) -> anyhow::Result<f64> {
     let page = caller.scrape().await?;
     let labels = [CATALOG[0], ("result", "failure"), ("le", "0.1")];
-    Ok(metrics::sum(&page, "outrigger_request_duration_seconds_bucket", &labels))
+    Ok(metrics::sum(&page, &format!("{DURATIONS}_bucket"), &labels))
 }
 
 fn judge_bulkhead(called: &[Called], in_time: f64, waiting: usize) -> anyhow::Result<()> {
