@@ -166,7 +166,12 @@ impl Forward {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(self.fail(fault::of_body(&error)));
+                    let fault = if self.held.replay.is_broken() {
+                        Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN)
+                    } else {
+                        fault::of_body(&error)
+                    };
+                    return Poll::Ready(self.fail(fault));
                 }
                 Poll::Ready(Some(Ok(frame))) => frame,
             };
@@ -216,7 +221,7 @@ impl Forward {
                 attempt.grpc_status = Some(status);
                 attempt.reason = attempt.reason.or(far);
             }
-            let verdict = far.map_or_else(|| Verdict::of_grpc(status), Verdict::of_reason);
+            let verdict = far.map_or_else(|| Verdict::of_grpc(status), after_head);
             self.held.tried.observe(verdict);
         } else {
             let status = record.http_status;
@@ -231,7 +236,7 @@ impl Forward {
         self.timer = None;
         let mut exchange = self.exchange.take()?;
         self.fill(&mut exchange);
-        self.held.tried.observe(Verdict::of_reason(rejection.reason));
+        self.held.tried.observe(after_head(rejection.reason));
         self.held.cancel();
         let audience = exchange.audience();
         let record = exchange.record();
@@ -261,6 +266,15 @@ impl Forward {
 
     fn is_end_stream(&self) -> bool {
         self.upstream.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+}
+
+/// What the end of a stream says about its endpoint. It has answered, and how long a stream goes on is
+/// not for it alone to say: a stream that its caller's time ends is no failure.
+fn after_head(reason: Reason) -> Verdict {
+    match reason {
+        Reason::Deadline | Reason::RequestTimeout => Verdict::Silent,
+        other => Verdict::of_reason(other),
     }
 }
 
