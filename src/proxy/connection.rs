@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -131,7 +132,7 @@ pub(super) struct Accepted {
     pub(super) io: AnyIo,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) looped: bool,
+    pub(super) peer: Option<SocketAddr>,
     pub(super) counts: Counts,
 }
 
@@ -144,12 +145,14 @@ pub(super) struct Counts {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { io, side, address, looped, counts } = accepted;
+    let Accepted { io, side, address, peer, counts } = accepted;
     let counts = Rc::new(counts);
     let (spoken, io) = match detect(io).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
     };
+    // Not before it has spoken: the one who dials notes its socket only once it is connected.
+    let looped = peer.is_some_and(|peer| worker.core.own_sockets.contains(peer));
     let origin = |side: Side, spoken| {
         let caller = side.peer().map_or_else(String::new, |peer| {
             peer.id.service().map_or_else(|| peer.id.to_string(), |service| service.to_string())

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -52,7 +53,7 @@ pub(super) struct Handed {
     pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) looped: bool,
+    pub(super) peer: Option<SocketAddr>,
     /// Taken when it was accepted, so that no drain overlooks it.
     pub(super) guard: DrainGuard,
     /// Counts against the limit of its side.
@@ -118,7 +119,7 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let worker = Rc::new(Worker { core, pool });
     let _ends_with_the_thread = task::spawn_local("upkeep", upkeep(Rc::clone(&worker)));
     while let Some((handed, busy)) = handed.recv().await {
-        let Handed { socket, side, address, looped, guard, counted } = handed;
+        let Handed { socket, side, address, peer, guard, counted } = handed;
         let io = match socket.open() {
             Ok(io) => io,
             Err(error) => {
@@ -127,7 +128,7 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
             }
         };
         let counts = Counts { guard, _of_side: counted, _of_worker: busy };
-        let accepted = Accepted { io, side, address, looped, counts };
+        let accepted = Accepted { io, side, address, peer, counts };
         let serve = connection::serve(Rc::clone(&worker), accepted);
         let _runs_on = task::spawn_local("connection", serve);
     }
