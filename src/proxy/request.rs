@@ -44,7 +44,7 @@ pub(super) async fn serve(
     let replay = Replay::new(body, REPLAY_BYTES_MAX);
     let story = Box::pin(story(&origin, &mut exchange, parts, &replay));
     let mut response = match story.await {
-        Ok(told) => pass_on(exchange, replay, told),
+        Ok(told) => pass_on(&origin, exchange, replay, told),
         Err(rejection) => {
             exchange.record().request_bytes = replay.bytes();
             exchange.refuse(&rejection).map(Body::whole)
@@ -248,7 +248,12 @@ async fn attempts(
 }
 
 /// Hands the response over, with everything that counts until its last byte.
-fn pass_on(mut exchange: Exchange, replay: Replay<Incoming>, told: Told) -> Response<Body> {
+fn pass_on(
+    origin: &Origin,
+    mut exchange: Exchange,
+    replay: Replay<Incoming>,
+    told: Told,
+) -> Response<Body> {
     let Told { arrived, permit, limits } = told;
     let grpc = exchange.audience().grpc;
     let grpc_status = arrived.grpc_status(grpc);
@@ -259,5 +264,8 @@ fn pass_on(mut exchange: Exchange, replay: Replay<Incoming>, told: Told) -> Resp
     let Arrived { mut parts, upstream, lease, in_flight, tried, from_sidecar, .. } = arrived;
     parts.version = http::Version::default();
     let held = Held { replay, tried, from_sidecar, counted: Some((permit, in_flight, lease)) };
-    Response::from_parts(parts, Body::forward(upstream, exchange, held, limits))
+    Response::from_parts(
+        parts,
+        Body::forward(upstream, exchange, held, limits, &origin.worker.watch),
+    )
 }

@@ -28,6 +28,7 @@ use super::{
     pool::Pool,
     settings::{HANDED_MAX, SWEEP_EVERY},
     start::StartError,
+    watch::Watch,
 };
 use crate::task::{self, DrainGuard};
 
@@ -35,6 +36,7 @@ use crate::task::{self, DrainGuard};
 pub(super) struct Worker {
     pub(super) core: Arc<Core>,
     pub(super) pool: Pool,
+    pub(super) watch: Rc<Watch>,
 }
 
 /// All workers of a proxy.
@@ -116,7 +118,7 @@ impl Crew {
 /// Serves what it is handed until nobody can hand it anything any more.
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let pool = Pool::new(Arc::clone(&core.dialer), core.settings.connection_age_max);
-    let worker = Rc::new(Worker { core, pool });
+    let worker = Rc::new(Worker { core, pool, watch: Rc::default() });
     let _ends_with_the_thread = task::spawn_local("upkeep", upkeep(Rc::clone(&worker)));
     while let Some((handed, busy)) = handed.recv().await {
         let Handed { socket, side, address, peer, guard, counted } = handed;
@@ -134,7 +136,8 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     }
 }
 
-/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more.
+/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more, and streams
+/// that nobody reads.
 async fn upkeep(worker: Rc<Worker>) {
     let mut sweep = interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,7 +150,10 @@ async fn upkeep(worker: Rc<Worker>) {
             }
         };
         tokio::select! {
-            _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                worker.pool.sweep(Instant::now());
+                worker.watch.sweep(Instant::now());
+            }
             open = changed => {
                 worker.pool.recheck();
                 if !open {

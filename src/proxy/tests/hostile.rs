@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Channel};
 use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -88,6 +89,33 @@ async fn a_caller_that_breaks_its_own_body_ejects_nobody() {
     until("nothing is under way", || web.proxy.in_flight() == 0).await;
     let log = web.log().await;
     assert!(log.iter().all(|line| line["reason"] == "caller_gone"), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_holds_nothing_past_its_deadline() {
+    let app = App::http2(|_| async {
+        let (mut sender, body) = Channel::new(1);
+        let _runs_on = crate::task::spawn("endless", async move {
+            while sender.send_data(Bytes::from(vec![7; 64 * 1024])).await.is_ok() {}
+        });
+        let mut response = http::Response::new(body.boxed());
+        response
+            .headers_mut()
+            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        response
+    })
+    .await;
+    let (_orders, web) = pair(app.address, "").await;
+    let mut client = Client::http2(web.outbound()).await;
+    let request = call("orders:9090").header("grpc-timeout", "300m");
+    let request = request.body(super::client::empty()).expect("a request");
+    let unread = bounded(client.send(request)).await.expect("a head");
+    until("nothing is under way", || web.proxy.in_flight() == 0).await;
+    let log = web.log().await;
+    assert_eq!(log[0]["reason"], "deadline", "{log:?}");
+    // What had come before is read, and then why there is no more.
+    let answer = bounded(whole(unread)).await.expect("an orderly end");
+    assert_eq!((answer.grpc(), answer.reason()), ("4", "deadline"));
 }
 
 #[tokio::test]
