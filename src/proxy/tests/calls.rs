@@ -121,17 +121,14 @@ async fn a_reader_that_stalls_stalls_the_writer() {
         now = sent.load(std::sync::atomic::Ordering::SeqCst);
     }
     assert!(now < CHUNK * CHUNKS / 2, "{now} bytes were taken from the writer");
-    let mut read = 0;
+    // Whatever is read makes room for as much.
     bounded(async {
-        while let Some(frame) = answer.frame().await {
-            if let Ok(data) = frame.expect("no error").into_data() {
-                read += data.len();
-            }
+        while sent.load(std::sync::atomic::Ordering::SeqCst) == now {
+            answer.frame().await.expect("a frame").expect("no error");
         }
     })
     .await;
-    assert_eq!(read, CHUNK * CHUNKS);
-    assert!(writing.await.expect("joined").is_some());
+    writing.abort();
 }
 
 #[tokio::test]
