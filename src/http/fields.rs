@@ -4,7 +4,10 @@
 
 use ::http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 use super::Fields;
@@ -85,11 +88,36 @@ pub fn strip_mesh(fields: &mut HeaderMap) {
     }
 }
 
+/// Removes from trailers what only a head may say (RFC 9110 section 6.5.1), and what is the mesh's to
+/// say: some servers read trailers as if they had come with the head.
+pub fn strip_trailers(fields: &mut HeaderMap) {
+    strip_hop_by_hop(fields);
+    strip_mesh(fields);
+    for name in [HOST, CONTENT_LENGTH, TE, TRAILER, CLIENT_CERT] {
+        fields.remove(name);
+    }
+}
+
+/// Makes one field of the parts into which HTTP/2 lets a cookie be cut (RFC 9113 section 8.2.3: before
+/// it goes on to who may speak something else).
+pub fn join_cookies(fields: &mut HeaderMap) {
+    let mut parts = fields.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (parts.next(), parts.next()) else { return };
+    let mut whole = [first.as_bytes(), second.as_bytes()].join(&b"; "[..]);
+    for part in parts {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(part.as_bytes());
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+        fields.insert(COOKIE, whole);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ::http::{HeaderMap, HeaderName, HeaderValue};
 
-    use super::{strip_hop_by_hop, strip_mesh};
+    use super::{join_cookies, strip_hop_by_hop, strip_mesh, strip_trailers};
     use crate::http::Fields;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -130,6 +158,40 @@ mod tests {
             let mut fields = map(before);
             strip_hop_by_hop(&mut fields);
             assert_eq!(fields, map(after), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_say_only_what_trailers_may() {
+        let mut fields = map(&[
+            ("connection", "x-mine"),
+            ("x-mine", "1"),
+            ("host", "evil"),
+            ("content-length", "9"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-client-cert", "forged"),
+            ("outrigger-unseen", "1"),
+            ("grpc-status", "0"),
+        ]);
+        strip_trailers(&mut fields);
+        assert_eq!(fields, map(&[("grpc-status", "0")]));
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        for (parts, whole) in [
+            (&[][..], None),
+            (&["a=1; b=2"], Some("a=1; b=2")),
+            (&["a=1", "b=2", "c=3"], Some("a=1; b=2; c=3")),
+        ] {
+            let mut fields = map(&[("x", "1")]);
+            for part in parts {
+                fields.append("cookie", HeaderValue::from_static(part));
+            }
+            join_cookies(&mut fields);
+            let found: Vec<_> = fields.get_all("cookie").iter().collect();
+            assert_eq!(found, whole.into_iter().collect::<Vec<_>>());
         }
     }
 

@@ -54,6 +54,8 @@ struct Shared<B> {
     trailers: Option<HeaderMap>,
     attempt: u32,
     cancelled: bool,
+    /// Whether that was the caller.
+    broken: bool,
     waker: Option<Waker>,
     bytes: u64,
     frames: u64,
@@ -101,6 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
                 trailers: None,
                 attempt: 0,
                 cancelled: false,
+                broken: false,
                 waker: None,
                 bytes: 0,
                 frames: 0,
@@ -127,6 +130,11 @@ impl<B: Body<Data = Bytes> + Unpin> Replay<B> {
     pub fn is_whole(&self) -> bool {
         let shared = self.shared.borrow();
         shared.keeping && !shared.cancelled
+    }
+
+    /// Whether the caller broke its body off, which is then nobody else's fault.
+    pub fn is_broken(&self) -> bool {
+        self.shared.borrow().broken
     }
 
     /// No further attempt will be made: what is kept is let go as it is sent.
@@ -180,7 +188,7 @@ where
                 Some(Ok(frame)) => frame,
                 Some(Err(_)) => {
                     self.source = None;
-                    self.cancelled = true;
+                    (self.cancelled, self.broken) = (true, true);
                     return Poll::Ready(Some(Err(Cancelled::new("the caller broke off its body"))));
                 }
                 None => {
@@ -199,7 +207,7 @@ where
                 }
                 Err(other) => {
                     let Ok(mut trailers) = other.into_trailers() else { continue };
-                    super::fields::strip_mesh(&mut trailers);
+                    super::fields::strip_trailers(&mut trailers);
                     self.source = None;
                     self.trailers = Some(trailers);
                     return Poll::Ready(None);

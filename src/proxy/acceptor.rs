@@ -16,7 +16,6 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{
     connection::Side,
-    core::Core,
     settings::{Address, CONNECTIONS_MAX},
     start::StartError,
     worker::{Crew, Handed, Socket},
@@ -129,7 +128,6 @@ impl Drop for Counted {
 /// Accepts until asked to end, and then closes the listener: who dials it then is refused, which
 /// tells a sidecar that its request was unseen.
 pub(super) async fn accept(
-    core: Arc<Core>,
     crew: Arc<Crew>,
     listener: Listener,
     side: Side,
@@ -155,9 +153,8 @@ pub(super) async fn accept(
             tracing::warn!(%address, max = CONNECTIONS_MAX, "too many connections; one was closed");
             continue;
         };
-        let looped = peer.is_some_and(|peer| core.own_sockets.contains(peer));
         let side = side.clone();
-        let handed = Handed { socket, side, address, looped, guard: drain.guard(), counted };
+        let handed = Handed { socket, side, address, peer, guard: drain.guard(), counted };
         crew.hand(handed).await;
     }
 }

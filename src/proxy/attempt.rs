@@ -219,7 +219,7 @@ impl Task<'_> {
         let before = self.seen.replace(true);
         let sent = lease.send(request).await;
         let response = sent.map_err(|failed| {
-            let rejection = fault::of_send(&failed);
+            let rejection = self.broken().unwrap_or_else(|| fault::of_send(&failed));
             // An attempt that is known to be unseen takes back what was assumed while it ran.
             self.seen.set(before || !rejection.unseen);
             rejection
@@ -231,6 +231,11 @@ impl Task<'_> {
         // Until the head has been read it is not known whether the far sidecar saw it.
         self.seen.set(before);
         Ok((response, lease))
+    }
+
+    /// A caller that breaks its body off ends the attempt too, and the endpoint is not to blame.
+    fn broken(&self) -> Option<Rejection> {
+        self.replay.is_broken().then(|| Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN))
     }
 
     fn not_connected(&self, error: DialError) -> Rejection {

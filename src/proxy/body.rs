@@ -3,9 +3,11 @@
 //! a gRPC call by trailers that say why, everything else by a reset or a missing last chunk.
 
 use std::{
+    cell::RefCell,
     error::Error,
     fmt,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,7 +18,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{attempt::Held, exchange::Exchange, fault, headers::receive_trailers};
+use super::{
+    attempt::Held,
+    exchange::Exchange,
+    fault,
+    headers::receive_trailers,
+    watch::{Watch, Watched},
+};
 use crate::{
     http::{
         answer::{self, Rejection},
@@ -31,7 +39,7 @@ pub(super) enum Body {
     /// An answer of the mesh, which has been recorded already.
     Whole(Option<Bytes>),
     /// What comes from upstream.
-    Forward(Box<Forward>),
+    Forward(Rc<RefCell<Forward>>),
 }
 
 /// Until when a body may go on.
@@ -54,6 +62,10 @@ pub(super) struct Forward {
     held: Held,
     limits: Limits,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Where it has a limit.
+    watched: Option<Watched>,
+    /// How it ended while nobody read it.
+    last: Option<Result<Frame<Bytes>, Broken>>,
     /// What was seen when silence was last looked for: frames each way.
     seen: (u64, u64),
     silent_since: Instant,
@@ -95,6 +107,7 @@ impl Body {
         exchange: Exchange,
         held: Held,
         limits: Limits,
+        watch: &Rc<Watch>,
     ) -> Self {
         let now = Instant::now();
         let mut forward = Forward {
@@ -105,13 +118,20 @@ impl Body {
             held,
             limits,
             timer: None,
+            watched: None,
+            last: None,
             silent_since: now,
             frames: 0,
             bytes: 0,
             messages: grpc::Messages::default(),
         };
         forward.timer = forward.next_look().map(|at| Box::pin(sleep_until(at)));
-        Self::Forward(Box::new(forward))
+        let limited = forward.timer.is_some();
+        let forward = Rc::new(RefCell::new(forward));
+        if limited {
+            forward.borrow_mut().watched = Some(watch.add(&forward));
+        }
+        Self::Forward(forward)
     }
 }
 
@@ -128,31 +148,52 @@ impl Forward {
             if timer.as_mut().poll(cx).is_pending() {
                 return None;
             }
-            let now = Instant::now();
-            let passed = |end: Option<Instant>| end.is_some_and(|end| now >= end);
-            if passed(self.limits.deadline) {
-                return Some(Rejection::seen(Reason::Deadline, "the caller's deadline passed"));
-            }
-            if passed(self.limits.stream_end) {
-                let what = "the stream reached its longest life";
-                return Some(Rejection::seen(Reason::RequestTimeout, what));
-            }
-            let seen = (self.frames, self.held.replay.frames());
-            if seen == self.seen && passed(self.limits.idle.map(|idle| self.silent_since + idle)) {
-                let what = "neither side sent anything for too long";
-                return Some(Rejection::seen(Reason::IdleTimeout, what));
-            }
-            if seen != self.seen {
-                (self.seen, self.silent_since) = (seen, now);
+            if let Some(rejection) = self.over(Instant::now()) {
+                return Some(rejection);
             }
             let next = self.next_look()?;
             self.timer.as_mut()?.as_mut().reset(next);
         }
     }
 
+    /// Why the stream must have ended at that moment, if it must.
+    fn over(&mut self, now: Instant) -> Option<Rejection> {
+        let passed = |end: Option<Instant>| end.is_some_and(|end| now >= end);
+        if passed(self.limits.deadline) {
+            return Some(Rejection::seen(Reason::Deadline, "the caller's deadline passed"));
+        }
+        if passed(self.limits.stream_end) {
+            let what = "the stream reached its longest life";
+            return Some(Rejection::seen(Reason::RequestTimeout, what));
+        }
+        let seen = (self.frames, self.held.replay.frames());
+        if seen == self.seen && passed(self.limits.idle.map(|idle| self.silent_since + idle)) {
+            let what = "neither side sent anything for too long";
+            return Some(Rejection::seen(Reason::IdleTimeout, what));
+        }
+        if seen != self.seen {
+            (self.seen, self.silent_since) = (seen, Instant::now());
+        }
+        None
+    }
+
+    /// Whether a limit has passed at that moment and nobody may have looked.
+    pub(super) fn may_be_over(&self, now: Instant) -> bool {
+        self.upstream.is_some() && self.next_look().is_some_and(|at| now >= at)
+    }
+
+    /// Ends a stream whose time was up at that moment, which its reader hears when it reads on.
+    pub(super) fn end_late(&mut self, now: Instant) {
+        if self.upstream.is_some()
+            && let Some(rejection) = self.over(now)
+        {
+            self.last = self.fail(rejection);
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.upstream.is_none() {
-            return Poll::Ready(None);
+            return Poll::Ready(self.last.take());
         }
         if let Some(rejection) = self.poll_limits(cx) {
             return Poll::Ready(self.fail(rejection));
@@ -166,7 +207,12 @@ impl Forward {
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(self.fail(fault::of_body(&error)));
+                    let fault = if self.held.replay.is_broken() {
+                        Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN)
+                    } else {
+                        fault::of_body(&error)
+                    };
+                    return Poll::Ready(self.fail(fault));
                 }
                 Poll::Ready(Some(Ok(frame))) => frame,
             };
@@ -216,7 +262,7 @@ impl Forward {
                 attempt.grpc_status = Some(status);
                 attempt.reason = attempt.reason.or(far);
             }
-            let verdict = far.map_or_else(|| Verdict::of_grpc(status), Verdict::of_reason);
+            let verdict = far.map_or_else(|| Verdict::of_grpc(status), after_head);
             self.held.tried.observe(verdict);
         } else {
             let status = record.http_status;
@@ -231,7 +277,7 @@ impl Forward {
         self.timer = None;
         let mut exchange = self.exchange.take()?;
         self.fill(&mut exchange);
-        self.held.tried.observe(Verdict::of_reason(rejection.reason));
+        self.held.tried.observe(after_head(rejection.reason));
         self.held.cancel();
         let audience = exchange.audience();
         let record = exchange.record();
@@ -260,7 +306,16 @@ impl Forward {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.upstream.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.last.is_none() && self.upstream.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+}
+
+/// What the end of a stream says about its endpoint. It has answered, and how long a stream goes on is
+/// not for it alone to say: a stream that its caller's time ends is no failure.
+fn after_head(reason: Reason) -> Verdict {
+    match reason {
+        Reason::Deadline | Reason::RequestTimeout => Verdict::Silent,
+        other => Verdict::of_reason(other),
     }
 }
 
@@ -285,14 +340,14 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Forward(forward) => forward.poll(cx),
+            Self::Forward(forward) => forward.borrow_mut().poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Forward(forward) => forward.is_end_stream(),
+            Self::Forward(forward) => forward.borrow().is_end_stream(),
         }
     }
 
@@ -303,7 +358,7 @@ impl http_body::Body for Body {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
             Self::Forward(forward) => {
-                forward.missing.map_or_else(SizeHint::default, SizeHint::with_exact)
+                forward.borrow().missing.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
         }
     }

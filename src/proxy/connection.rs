@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -53,6 +54,8 @@ pub(super) struct Origin {
     /// Whether this process itself dialled.
     pub(super) looped: bool,
     pub(super) http2: bool,
+    /// When it could begin to speak.
+    pub(super) opened: Instant,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
     pub(super) counts: Rc<Counts>,
@@ -110,6 +113,7 @@ impl Origin {
             caller: Arc::clone(&self.caller),
             looped: self.looped,
             http2: spoken == Spoken::Http2,
+            opened: Instant::now(),
             requests: Cell::new(0),
             counts: Rc::clone(&self.counts),
         })
@@ -131,7 +135,7 @@ pub(super) struct Accepted {
     pub(super) io: AnyIo,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) looped: bool,
+    pub(super) peer: Option<SocketAddr>,
     pub(super) counts: Counts,
 }
 
@@ -144,12 +148,14 @@ pub(super) struct Counts {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { io, side, address, looped, counts } = accepted;
-    let counts = Rc::new(counts);
+    let Accepted { io, side, address, peer, counts } = accepted;
+    let (counts, opened) = (Rc::new(counts), Instant::now());
     let (spoken, io) = match detect(io).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
     };
+    // Not before it has spoken: the one who dials notes its socket only once it is connected.
+    let looped = peer.is_some_and(|peer| worker.core.own_sockets.contains(peer));
     let origin = |side: Side, spoken| {
         let caller = side.peer().map_or_else(String::new, |peer| {
             peer.id.service().map_or_else(|| peer.id.to_string(), |service| service.to_string())
@@ -161,6 +167,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             caller: caller.into(),
             looped,
             http2: spoken == Spoken::Http2,
+            opened,
             requests: Cell::new(0),
             counts: Rc::clone(&counts),
         })
@@ -169,14 +176,16 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         (_, Spoken::Http1 | Spoken::Http2) => {
             http(origin(side, spoken), Box::new(io), spoken, None).await;
         }
-        (Side::Inbound { .. }, Spoken::Tls) => match identify(&worker, Box::new(io)).await {
-            Ok(identified) => {
-                let Identified { io, peer, sni, proof } = identified;
-                let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
-                http(origin(side, Spoken::Http2), io, Spoken::Http2, Some(proof)).await;
+        (Side::Inbound { .. }, Spoken::Tls) => {
+            match identify(&worker, Box::new(io), opened + HANDSHAKE_MAX).await {
+                Ok(identified) => {
+                    let Identified { io, peer, sni, proof } = identified;
+                    let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
+                    http(origin(side, Spoken::Http2), io, Spoken::Http2, Some(proof)).await;
+                }
+                Err(error) => tracing::info!(%address, %error, "a connection was refused"),
             }
-            Err(error) => tracing::info!(%address, %error, "a connection was refused"),
-        },
+        }
         (Side::Outbound { .. }, Spoken::Tls) => {
             refuse_tls(Box::new(io)).await;
             tracing::warn!(%address, "the application speaks TLS to the sidecar; mesh names take \
@@ -234,9 +243,9 @@ enum IdentifyError {
 }
 
 /// Mutual TLS, and who the peer is.
-async fn identify(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyError> {
+async fn identify(worker: &Worker, io: AnyIo, by: Instant) -> Result<Identified, IdentifyError> {
     let metrics = worker.core.telemetry.metrics();
-    let identified = handshake(worker, io).await;
+    let identified = handshake(worker, io, by).await;
     let failure = identified.as_ref().err().map(|error| match error {
         IdentifyError::NoCertificate => "no_certificate",
         IdentifyError::Silent => "timeout",
@@ -249,10 +258,10 @@ async fn identify(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyErro
     identified
 }
 
-async fn handshake(worker: &Worker, io: AnyIo) -> Result<Identified, IdentifyError> {
+async fn handshake(worker: &Worker, io: AnyIo, by: Instant) -> Result<Identified, IdentifyError> {
     let identity = worker.core.identity.as_ref().ok_or(IdentifyError::NoCertificate)?;
     let acceptor = TlsAcceptor::from(identity.server_config());
-    let accepted = timeout(HANDSHAKE_MAX, acceptor.accept(io).into_fallible()).await;
+    let accepted = timeout_at(by, acceptor.accept(io).into_fallible()).await;
     let stream = match accepted.map_err(|_| IdentifyError::Silent)? {
         Ok(stream) => stream,
         Err((error, io)) => {
@@ -331,7 +340,7 @@ async fn live<C>(
     let not_after = proof.as_ref().map(|proof| proof.not_after);
     let age_max = origin.worker.core.settings.connection_age_max;
     let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
-    let first_head_by = Instant::now() + FIRST_HEAD_MAX;
+    let first_head_by = origin.opened + FIRST_HEAD_MAX;
     let mut connection = pin!(connection);
     let (mut draining, mut retiring) =
         (pin!(origin.counts.guard.signalled()), pin!(sleep_until(retire_at)));

@@ -9,9 +9,12 @@ use super::{
     pool::SendError,
 };
 use crate::{
-    http::{Cancelled, answer::Rejection, grpc},
+    http::{answer::Rejection, grpc},
     reason::{GrpcCode, Reason},
 };
+
+/// What is said of a caller that did not send all of its body.
+pub(super) const BODY_BROKEN: &str = "the caller broke off its body";
 
 /// The error of h2 inside, if there is one.
 pub(super) fn h2_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a h2::Error> {
@@ -60,9 +63,6 @@ pub(super) fn of_send(failed: &SendError) -> Rejection {
     }
     if let Some(inner) = h2_error(&failed.error) {
         return of_h2(inner, text);
-    }
-    if find::<Cancelled>(&failed.error).is_some() {
-        return Rejection::seen(Reason::CallerGone, text);
     }
     if failed.error.is_user() {
         // The dispatcher went away while the stream waited to be opened: nothing was written.

@@ -12,7 +12,9 @@ use crate::{
     http::{
         Head,
         answer::Rejection,
-        fields::{CLIENT_CERT, REASON, UNSEEN, strip_hop_by_hop, strip_mesh},
+        fields::{
+            CLIENT_CERT, REASON, UNSEEN, join_cookies, strip_hop_by_hop, strip_mesh, strip_trailers,
+        },
     },
     reason::Reason,
     snapshot::HeaderModifier,
@@ -77,6 +79,7 @@ impl Outgoing {
         let mut fields = parts.headers;
         strip_hop_by_hop(&mut fields);
         strip_mesh(&mut fields);
+        join_cookies(&mut fields);
         for name in [HOST, EXPECT, CLIENT_CERT, TRACEPARENT, TRACESTATE] {
             fields.remove(name);
         }
@@ -165,7 +168,7 @@ pub(super) fn receive(parts: &mut response::Parts, from_sidecar: bool) -> Far {
 /// The same of trailers: a call that a far sidecar ended after its head was out.
 pub(super) fn receive_trailers(trailers: &mut HeaderMap, from_sidecar: bool) -> Option<Reason> {
     let reason = reason(trailers).filter(|_| from_sidecar);
-    strip_mesh(trailers);
+    strip_trailers(trailers);
     if let Some(reason) = reason {
         trailers.insert(REASON, HeaderValue::from_static(reason.name()));
     }

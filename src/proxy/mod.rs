@@ -28,6 +28,7 @@ mod route;
 mod settings;
 mod start;
 mod tunnel;
+mod watch;
 mod worker;
 
 pub use destination::{EndpointReport, EndpointState};

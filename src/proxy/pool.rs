@@ -38,7 +38,7 @@ use super::{
         STREAMS_MAX,
     },
 };
-use crate::{clock, http::ReplayBody, task};
+use crate::{clock, http::ReplayBody, reason::Reason, task};
 
 /// How long a used HTTP/1.1 connection may take to be ready for the next request.
 const HTTP1_READY_MAX: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ struct Place {
 }
 
 /// A connection on its way.
-type Opening = Shared<LocalBoxFuture<'static, Result<(), DialError>>>;
+type Opening = Shared<LocalBoxFuture<'static, Result<Rc<Http2>, DialError>>>;
 
 struct Http2 {
     sender: http2::SendRequest<ReplayBody<Incoming>>,
@@ -134,7 +134,11 @@ impl Pool {
             if let Some(connection) = place.take_http2(Instant::now()) {
                 return Ok(Lease(LeaseOf::Http2(connection)));
             }
-            self.connecting(&place, bound).await?;
+            let opened = self.connecting(&place, bound).await?;
+            // Else a server that hangs up at once would be dialled again and again.
+            if opened.is_over(Instant::now()) {
+                return Err(opened.over(key));
+            }
         }
     }
 
@@ -173,8 +177,9 @@ impl Pool {
         let connecting = async move {
             let opened = open_http2(&dialer, &held.key, bound, age_max).await;
             held.connecting.borrow_mut().take();
-            held.http2.borrow_mut().push(Rc::new(opened?));
-            Ok(())
+            let opened = Rc::new(opened?);
+            held.http2.borrow_mut().push(Rc::clone(&opened));
+            Ok(opened)
         };
         let connecting = connecting.boxed_local().shared();
         *place.connecting.borrow_mut() = Some(connecting.clone());
@@ -240,6 +245,17 @@ impl Place {
 impl Http2 {
     fn is_over(&self, now: Instant) -> bool {
         self.closing.get() || self.sender.is_closed() || now >= self.retire_at
+    }
+
+    /// Why one that has just been opened can not be used.
+    fn over(&self, key: &Key) -> DialError {
+        match self.ear.as_ref().and_then(|ear| ear.refused()) {
+            Some(why) => DialError { reason: Reason::PeerIdentity, what: why.to_owned() },
+            None => DialError {
+                reason: Reason::ConnectFailed,
+                what: format!("{} closed the connection at once", key.to),
+            },
+        }
     }
 
     fn has_room(&self) -> bool {

@@ -6,7 +6,7 @@
 
 use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
 
-use http::{HeaderMap, Method, Request, Response, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONNECTION, request};
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -43,13 +43,18 @@ pub(super) async fn serve(
     let mut exchange = Exchange::begin(&origin, &parts);
     let replay = Replay::new(body, REPLAY_BYTES_MAX);
     let story = Box::pin(story(&origin, &mut exchange, parts, &replay));
-    Ok(match story.await {
-        Ok(told) => pass_on(exchange, replay, told),
+    let mut response = match story.await {
+        Ok(told) => pass_on(&origin, exchange, replay, told),
         Err(rejection) => {
             exchange.record().request_bytes = replay.bytes();
             exchange.refuse(&rejection).map(Body::whole)
         }
-    })
+    };
+    // A connection that was open and unused when draining began ends with its first request.
+    if !origin.http2 && origin.counts.guard.draining() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 /// A response head that is passed on, and everything its body needs.
@@ -243,7 +248,12 @@ async fn attempts(
 }
 
 /// Hands the response over, with everything that counts until its last byte.
-fn pass_on(mut exchange: Exchange, replay: Replay<Incoming>, told: Told) -> Response<Body> {
+fn pass_on(
+    origin: &Origin,
+    mut exchange: Exchange,
+    replay: Replay<Incoming>,
+    told: Told,
+) -> Response<Body> {
     let Told { arrived, permit, limits } = told;
     let grpc = exchange.audience().grpc;
     let grpc_status = arrived.grpc_status(grpc);
@@ -254,5 +264,8 @@ fn pass_on(mut exchange: Exchange, replay: Replay<Incoming>, told: Told) -> Resp
     let Arrived { mut parts, upstream, lease, in_flight, tried, from_sidecar, .. } = arrived;
     parts.version = http::Version::default();
     let held = Held { replay, tried, from_sidecar, counted: Some((permit, in_flight, lease)) };
-    Response::from_parts(parts, Body::forward(upstream, exchange, held, limits))
+    Response::from_parts(
+        parts,
+        Body::forward(upstream, exchange, held, limits, &origin.worker.watch),
+    )
 }

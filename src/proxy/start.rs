@@ -126,9 +126,8 @@ impl Proxy {
             let mut tasks = task::Tasks::new();
             let limit = acceptor::Limit::default();
             for (listener, side) in listeners {
-                let (core, crew) = (Arc::clone(&core), Arc::clone(&crew));
-                let accept =
-                    acceptor::accept(core, crew, listener, side, drain.clone(), limit.clone());
+                let crew = Arc::clone(&crew);
+                let accept = acceptor::accept(crew, listener, side, drain.clone(), limit.clone());
                 tasks.spawn("acceptor", accept);
             }
             tasks

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -27,6 +28,7 @@ use super::{
     pool::Pool,
     settings::{HANDED_MAX, SWEEP_EVERY},
     start::StartError,
+    watch::Watch,
 };
 use crate::task::{self, DrainGuard};
 
@@ -34,6 +36,7 @@ use crate::task::{self, DrainGuard};
 pub(super) struct Worker {
     pub(super) core: Arc<Core>,
     pub(super) pool: Pool,
+    pub(super) watch: Rc<Watch>,
 }
 
 /// All workers of a proxy.
@@ -52,7 +55,7 @@ pub(super) struct Handed {
     pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) looped: bool,
+    pub(super) peer: Option<SocketAddr>,
     /// Taken when it was accepted, so that no drain overlooks it.
     pub(super) guard: DrainGuard,
     /// Counts against the limit of its side.
@@ -115,10 +118,10 @@ impl Crew {
 /// Serves what it is handed until nobody can hand it anything any more.
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let pool = Pool::new(Arc::clone(&core.dialer), core.settings.connection_age_max);
-    let worker = Rc::new(Worker { core, pool });
+    let worker = Rc::new(Worker { core, pool, watch: Rc::default() });
     let _ends_with_the_thread = task::spawn_local("upkeep", upkeep(Rc::clone(&worker)));
     while let Some((handed, busy)) = handed.recv().await {
-        let Handed { socket, side, address, looped, guard, counted } = handed;
+        let Handed { socket, side, address, peer, guard, counted } = handed;
         let io = match socket.open() {
             Ok(io) => io,
             Err(error) => {
@@ -127,13 +130,14 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
             }
         };
         let counts = Counts { guard, _of_side: counted, _of_worker: busy };
-        let accepted = Accepted { io, side, address, looped, counts };
+        let accepted = Accepted { io, side, address, peer, counts };
         let serve = connection::serve(Rc::clone(&worker), accepted);
         let _runs_on = task::spawn_local("connection", serve);
     }
 }
 
-/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more.
+/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more, and streams
+/// that nobody reads.
 async fn upkeep(worker: Rc<Worker>) {
     let mut sweep = interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +150,10 @@ async fn upkeep(worker: Rc<Worker>) {
             }
         };
         tokio::select! {
-            _ = sweep.tick() => worker.pool.sweep(Instant::now()),
+            _ = sweep.tick() => {
+                worker.pool.sweep(Instant::now());
+                worker.watch.sweep(Instant::now());
+            }
             open = changed => {
                 worker.pool.recheck();
                 if !open {

@@ -6,6 +6,7 @@ mod client;
 mod connections;
 mod ending;
 mod entrances;
+mod hostile;
 mod resilience;
 mod security;
 mod world;
