@@ -24,8 +24,6 @@ use crate::{
     units::ServiceName,
 };
 
-/// So long after its end the control plane still renews an SVID.
-const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
 /// Pauses between tries grow up to this and are random below it.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -114,16 +112,24 @@ impl Joining<'_> {
             return Err(JoinError::NoToken { service: self.service.clone(), directory });
         };
         let identity = self.join(token).await?;
+        // What another service or another mesh left there is not ours to run.
+        self.disk.forget_last_good()?;
         self.store(&identity)?;
         tracing::info!(id = %identity.id(), server = self.server, "joined");
         Ok(identity)
     }
 
-    /// What is on disk, unless it is another service's or another mesh's, or ended too long ago.
+    /// What is on disk, unless it is another service's or another mesh's, or ended too long ago. What
+    /// is broken does not matter to whoever has a token.
     fn stored(&self) -> Result<Option<Identity>, JoinError> {
-        let Some(svid) = self.disk.load_svid()? else { return Ok(None) };
-        let Some(bundle) = self.disk.load_bundle(svid.id().trust_domain())? else {
-            return Ok(None);
+        let (svid, bundle) = match self.disk.load_identity() {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_broken() && self.token.is_some() => {
+                tracing::warn!(%error, "the stored certificate is broken; joining anew");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
         };
         let own = svid.id().service().as_ref() == Some(self.service);
         let renewable = is_renewable(&svid);
@@ -181,7 +187,7 @@ impl Joining<'_> {
         Ok(Identity::new(svid, bundle)?)
     }
 
-    /// Tries again while the control plane is not there, with growing jittered pauses. A refusal is
+    /// Tries again while the control plane is not there or has too much to do, with growing jittered pauses. A refusal is
     /// final.
     async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, JoinError>
     where
@@ -194,7 +200,7 @@ impl Joining<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
+            if !may_pass(status.code()) {
                 return Err(JoinError::Refused(status));
             }
             if self.patience.is_some_and(|patience| started.elapsed() >= patience) {
@@ -209,9 +215,14 @@ impl Joining<'_> {
     }
 }
 
+/// Whether the same call may be answered otherwise in a moment.
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted)
+}
+
 /// Whether the control plane still takes it, be it for a renewal.
 pub fn is_renewable(svid: &Svid) -> bool {
-    clock::now() <= svid.not_after() + RENEW_EXPIRED_MAX
+    clock::now() <= svid.not_after() + tls::RENEW_EXPIRED_MAX
 }
 
 fn read_chain(chain: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {

@@ -8,12 +8,13 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
@@ -185,6 +186,21 @@ pub(crate) struct Authenticate<S> {
     pub trust_domain: Arc<str>,
     /// The wall clock.
     pub now: fn() -> SystemTime,
+    /// Places for the calls of strangers, who would else take those of everybody.
+    pub strangers: Arc<Semaphore>,
+}
+
+impl<S> Authenticate<S> {
+    /// A place that the call of a stranger takes until it is answered; others need none.
+    fn place(&self, principal: &Principal) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if *principal != Principal::Anonymous {
+            return Ok(None);
+        }
+        Arc::clone(&self.strangers).try_acquire_owned().map(Some).map_err(|_| {
+            let message = "too many calls without a certificate";
+            error::later(Code::ResourceExhausted, "BUSY", message, Duration::from_secs(1))
+        })
+    }
 }
 
 impl<S> Service<Request<Body>> for Authenticate<S>
@@ -203,10 +219,15 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let connection = request.extensions().get::<Connection>();
         let decision = decide(connection, request.uri().path(), &self.trust_domain, (self.now)());
-        match decision {
-            Ok(principal) => {
+        let admitted = decision.and_then(|it| Ok((self.place(&it)?, it)));
+        match admitted {
+            Ok((place, principal)) => {
                 request.extensions_mut().insert(principal);
-                Box::pin(self.inner.call(request))
+                let call = self.inner.call(request);
+                Box::pin(async move {
+                    let _place = place;
+                    call.await
+                })
             }
             Err(status) => {
                 let remote = request.extensions().get::<Connection>().map(|it| it.remote);

@@ -61,11 +61,9 @@ fn parents(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb::
         .into_iter()
         .map(|parent| {
             let service = key::of_service(&parent.service);
-            let verdict = if world.has_service(&parent.service) {
-                conflict(world, at, &parent)
-            } else {
-                let message = format!("there is no service {}", parent.service);
-                condition("Accepted", Some(false), "NoMatchingParent", message)
+            let verdict = match missing(world, &parent.service, parent.port) {
+                None => conflict(world, at, &parent),
+                Some(message) => condition("Accepted", Some(false), "NoMatchingParent", message),
             };
             pb::ParentStatus {
                 parent: Some(service.to_pb()),
@@ -112,19 +110,24 @@ fn resolved(world: &World, at: &ResourceKey, resource: &pb::Resource) -> pb::Con
         let namespace =
             if backend.namespace.is_empty() { &at.namespace } else { &backend.namespace };
         let name = ServiceName::new(&backend.name, namespace);
-        if !world.has_service(&name) {
-            return no("BackendNotFound", format!("there is no service {name}"));
-        }
-        let service = world.get(&key::of_service(&name));
-        let Some(Spec::Service(spec)) = service.and_then(|it| it.spec.as_ref()) else { continue };
-        let missing = |port: &u32| {
-            !spec.ports.is_empty() && spec.ports.iter().all(|known| known.port != *port)
-        };
-        if let Some(port) = backend.port.filter(missing) {
-            return no("BackendNotFound", format!("the service {name} has no port {port}"));
+        if let Some(message) = missing(world, &name, backend.port) {
+            return no("BackendNotFound", message);
         }
     }
     condition("ResolvedRefs", Some(true), "ResolvedRefs", String::new())
+}
+
+/// What is not there of a service and a port of it. A service that names no ports has any.
+fn missing(world: &World, name: &ServiceName, port: Option<u32>) -> Option<String> {
+    if !world.has_service(name) {
+        return Some(format!("there is no service {name}"));
+    }
+    let Some(Spec::Service(service)) = &world.get(&key::of_service(name))?.spec else {
+        return None;
+    };
+    let absent =
+        |port: &u32| !service.ports.is_empty() && service.ports.iter().all(|it| it.port != *port);
+    port.filter(absent).map(|port| format!("the service {name} has no port {port}"))
 }
 
 fn ancestors(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb::ParentStatus> {
@@ -133,7 +136,7 @@ fn ancestors(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb
         .map(|target| {
             let found = Kind::from_name(&target.kind)
                 .map(|kind| ResourceKey::new(kind, &at.namespace, &*target.name))
-                .filter(|target| world.get(target).is_some());
+                .filter(|target| is_there(world, target));
             let verdict = match &found {
                 None => {
                     let (kind, name, space) = (&target.kind, &target.name, &at.namespace);
@@ -154,6 +157,13 @@ fn ancestors(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb
             pb::ParentStatus { parent: Some(parent), conditions: vec![verdict] }
         })
         .collect()
+}
+
+/// A service is there with its first workload, as the compiler sees it.
+fn is_there(world: &World, target: &ResourceKey) -> bool {
+    world.get(target).is_some()
+        || key::is(target, Kind::Service)
+            && world.has_service(&ServiceName::new(&*target.name, &*target.namespace))
 }
 
 /// Whether a route has a rule of that name; no name means the whole target.

@@ -6,7 +6,7 @@ use super::with_status;
 use crate::{
     control::{
         fleet::Fleet,
-        sample::{resources, route, service, traffic_policy, world},
+        sample::{resources, route, service, traffic_policy, workload, world},
         world::World,
     },
     resource::{
@@ -60,6 +60,7 @@ fn routes_say_whether_parents_and_backends_are_there() {
         spec.rules[0].backend_refs[0].port = Some(1);
     }
     check(vec![wrong_port], &none, &[accepted, missing, unconcerned]);
+    check(vec![http("shop/h", "orders", Some(1))], &none, &[absent, resolved, unconcerned]);
 }
 
 #[test]
@@ -86,6 +87,8 @@ fn policies_say_whether_their_target_is_there() {
     let missing = ["Accepted=False TargetNotFound", "Programmed=True NoSidecars"];
     check(vec![policy(Kind::Service, "orders")], &none, &found);
     check(vec![policy(Kind::Service, "nothing")], &none, &missing);
+    // A service of workloads that somebody wrote has no Service.
+    check(vec![workload("shop/vm-1", "vm", ""), policy(Kind::Service, "vm")], &none, &found);
     check(vec![route("shop/r", "orders", &[]), policy(Kind::GrpcRoute, "r")], &none, &found);
     let mut section = policy(Kind::GrpcRoute, "r");
     if let Some(Spec::TrafficPolicy(spec)) = &mut section.spec {

@@ -409,11 +409,37 @@ impl Stream {
 fn shortened(problem: pb::Problem) -> pb::Problem {
     let short = |text: String| text.chars().take(TEXT_MAX).collect();
     pb::Problem {
+        // That of the refusal.
+        resource: None,
         field: short(problem.field),
         value: short(problem.value),
         message: short(problem.message),
         hint: short(problem.hint),
         file: short(problem.file),
         ..problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::{TEXT_MAX, shortened};
+    use crate::resource::pb;
+
+    #[test]
+    fn what_is_kept_of_a_refusal_is_bounded() {
+        let long = || "x".repeat(1 << 20);
+        let resource = Some(pb::ResourceId { kind: long(), namespace: long(), name: long() });
+        let problem = pb::Problem {
+            resource,
+            field: long(),
+            value: long(),
+            message: long(),
+            hint: long(),
+            file: long(),
+            ..Default::default()
+        };
+        assert!(shortened(problem).encoded_len() < 6 * TEXT_MAX);
     }
 }

@@ -29,14 +29,12 @@ use crate::{
     resource::pb::{self, identity_service_server::IdentityService},
     spiffe::{SpiffeId, TrustBundle},
     task,
-    tls::Peer,
+    tls::{Peer, RENEW_EXPIRED_MAX},
 };
 
 /// How long after an expired certificate was renewed it may be so again, because an answer can get
 /// lost on the way.
 const RENEWED_AGAIN_MAX: Duration = Duration::from_mins(10);
-/// How long after its end a certificate can still be renewed; what was noted of it is kept so long.
-const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
 /// How long a renewal by a valid certificate waits for its note to be on disk.
 const NOTE_MAX: Duration = Duration::from_secs(3);
 /// Certificates for one identity at once and per second: many replicas may start together.

@@ -83,11 +83,8 @@ impl Registry {
             ));
         }
         let key = ResourceKey::new(Kind::Workload, &service.namespace, &*node.workload);
-        let id = self.own(&key, &service)?;
-        // From here on the guard undoes what was done.
+        self.check_free(&key, &service)?;
         let serves = !node.address.is_empty();
-        let workload = serves.then(|| workload(node, &service, identity));
-        let registration = Registration { registry: Arc::clone(self), id, key, workload };
         if serves && self.state.world().get(&key::of_service(&service)).is_none() {
             let made = service_of(node, &service);
             self.state
@@ -96,23 +93,44 @@ impl Registry {
                 })
                 .await?;
         }
-        Ok(registration)
+        let workload = serves.then(|| workload(node, &service, identity));
+        // Last, because it takes the workload over from an older stream. From here on the guard
+        // undoes what was done.
+        let id = self.own(&key, &service)?;
+        Ok(Registration { registry: Arc::clone(self), id, key, workload })
+    }
+
+    /// Whether the name may be that of a workload of the service. One that somebody wrote for
+    /// another service would else be hidden.
+    fn check_free(&self, key: &ResourceKey, service: &ServiceName) -> Result<(), Status> {
+        let world = self.state.world();
+        let written = world.stored.resources.get(key).and_then(|it| refs::service_of_workload(it));
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = owners.get(key).map(|owner| &owner.service);
+        if written.iter().chain(live).any(|other| other != service) {
+            return Err(name_taken(key));
+        }
+        Ok(())
     }
 
     fn own(&self, key: &ResourceKey, service: &ServiceName) -> Result<u64, Status> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         if owners.get(key).is_some_and(|owner| owner.service != *service) {
-            return Err(error::refused(
-                Code::AlreadyExists,
-                "WORKLOAD_NAME_TAKEN",
-                format!("a workload of another service is registered as {key}"),
-                &[("workload", key.name.clone())],
-            ));
+            return Err(name_taken(key));
         }
         owners.insert(key.clone(), Owner { id, service: service.clone() });
         Ok(id)
     }
+}
+
+fn name_taken(key: &ResourceKey) -> Status {
+    error::refused(
+        Code::AlreadyExists,
+        "WORKLOAD_NAME_TAKEN",
+        format!("a workload of another service is registered as {key}"),
+        &[("workload", key.name.clone())],
+    )
 }
 
 impl Registration {

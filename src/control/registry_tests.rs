@@ -2,14 +2,21 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
 use tonic::Code;
 
 use super::Registry;
 use crate::{
     clock,
-    control::{key, state::State},
-    resource::pb::{self, resource::Spec},
+    control::{
+        key, sample,
+        state::{Plan, State},
+    },
+    resource::{
+        ResourceKey,
+        pb::{self, resource::Spec},
+    },
     spiffe::SpiffeId,
     units::ServiceName,
 };
@@ -130,4 +137,36 @@ async fn what_is_wrong_is_refused() {
         assert_eq!(refused.code(), code, "{refused:?}");
     }
     assert_eq!(seen(&state), "absent");
+}
+
+async fn commit(state: &Arc<State>, put: Vec<pb::Resource>, delete: Vec<ResourceKey>) {
+    let plan = Plan { put, delete, ..Default::default() };
+    let write = |state: &State, writer: &mut _| {
+        state.commit(writer, plan, "a test", "").expect("stored");
+        Ok(())
+    };
+    state.write(write).await.expect("written");
+}
+
+#[tokio::test]
+async fn no_sidecar_hides_what_was_written_for_another_service() {
+    let (_directory, state, registry) = registry();
+    let of = |service| vec![sample::workload("shop/orders-1", service, "")];
+    commit(&state, of("payments"), Vec::new()).await;
+    let refused = registry.register(&orders(), &own()).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    commit(&state, of("orders"), Vec::new()).await;
+    drop(registry.register(&orders(), &own()).await.expect("its own"));
+}
+
+#[tokio::test]
+async fn a_stream_that_comes_to_nothing_withdraws_nobody() {
+    let (_directory, state, registry) = registry();
+    let held = registry.register(&orders(), &own()).await.expect("registers");
+    held.report(true);
+    let service = key::of_service(&ServiceName::new("orders", "shop"));
+    commit(&state, Vec::new(), vec![service]).await;
+    // Its service is to be stored first, and it goes away before that is done.
+    assert!(registry.register(&orders(), &own()).now_or_never().is_none());
+    assert_eq!(seen(&state), "ready");
 }

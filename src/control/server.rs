@@ -7,7 +7,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tonic_health::ServingStatus;
@@ -36,7 +36,7 @@ use crate::resource::{
 };
 
 /// Calls under way at once; more are refused and may come again.
-const CALLS_MAX: usize = 1024;
+pub(super) const CALLS_MAX: usize = 1024;
 /// How long a call may take that answers once.
 const CALL_MAX: Duration = Duration::from_secs(20);
 /// Between two signs of life on a connection: a sidecar whose machine died is withdrawn after this
@@ -101,6 +101,8 @@ pub(crate) async fn serve(
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
+    // As many as strangers have connections: whoever joins makes one call on its own.
+    let strangers = Arc::new(Semaphore::new(listen::STRANGERS_MAX));
     let stack = ServiceBuilder::new()
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(CALLS_MAX))
@@ -110,6 +112,7 @@ pub(crate) async fn serve(
             inner,
             trust_domain: Arc::clone(&trust_domain),
             now,
+            strangers: Arc::clone(&strangers),
         }))
         .into_inner();
     let mut builder = Server::builder()

@@ -9,7 +9,10 @@
 //! what is on disk decides what is so, and a disk that was full needs no restart.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -60,7 +63,8 @@ pub(super) enum Missing {
 /// Everything that is read at the start.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
-    /// Random, made with the file: versions of two stores never look alike.
+    /// Random, made at each start: versions of two stores never look alike, nor those that one gives
+    /// before and after it was put back from a copy.
     pub id: String,
     /// The mesh's trust domain, fixed when the file was made.
     pub trust_domain: String,
@@ -277,7 +281,12 @@ fn open_file(path: &Path, missing: Missing) -> Result<Database, DatabaseError> {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     match missing {
-        Missing::Create => builder.create(path),
+        Missing::Create => {
+            // For its owner only, as all secrets are; redb would make it readable by all.
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            builder.create(path)
+        }
         Missing::Refuse => builder.open(path),
     }
 }
@@ -304,15 +313,15 @@ fn prepare(database: &Database, path: &Path, trust_domain: &str) -> Result<(), S
         transaction.open_table(TOKENS).map_err(failed)?;
         transaction.open_table(SUPERSEDED).map_err(failed)?;
         let mut meta = transaction.open_table(META).map_err(failed)?;
+        let id = format!("{:08x}", fastrand::u32(..));
+        meta.insert("id", id.as_bytes()).map_err(failed)?;
         let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
         match format.as_deref() {
             Some(FORMAT) => return Ok(()),
             Some(_) => return Err(StoreError::Newer(path.to_owned())),
             None => {}
         }
-        let id = format!("{:08x}", fastrand::u32(..));
         meta.insert("format", FORMAT).map_err(failed)?;
-        meta.insert("id", id.as_bytes()).map_err(failed)?;
         meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
         Ok(())
     })
@@ -407,7 +416,7 @@ fn open_error(path: &Path, error: DatabaseError) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::{Batch, Store, StoreError, TokenRow};
     use crate::resource::{
@@ -432,6 +441,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("mesh.redb");
         let (store, empty) = Store::open(&path, "mesh.local").expect("opens");
+        let mode = fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert!(empty.resources.is_empty() && empty.newest.is_none());
         let token = TokenRow {
             info: Some(pb::Token { id: "t1".to_owned(), ..Default::default() }),
@@ -457,7 +468,8 @@ mod tests {
         drop(store);
 
         let (_store, contents) = Store::open(&path, "mesh.local").expect("opens again");
-        assert_eq!(contents.id, empty.id);
+        // Versions of a file that was put back from a copy are not those given since.
+        assert_ne!(contents.id, empty.id);
         assert_eq!(contents.resources, [service("b")]);
         assert_eq!(contents.registered, [service("c")]);
         assert_eq!(contents.tokens, [token]);

@@ -16,6 +16,8 @@ pub(crate) const WINDOW: Duration = Duration::from_mins(5);
 const SLOT: Duration = Duration::from_secs(4);
 /// Destinations of one sidecar that are counted; later ones are not.
 const DESTINATIONS_MAX: usize = 1000;
+/// Bytes of a destination: two labels and what joins them.
+const DESTINATION_BYTES_MAX: usize = 128;
 /// Reasons of one destination; the table of reasons and statuses has fewer.
 const REASONS_MAX: usize = 100;
 /// Buckets of one destination; the longest latency has fewer.
@@ -88,15 +90,16 @@ impl Counters {
 
     /// Adds the other's counts.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.total += other.total;
+        self.total = self.total.saturating_add(other.total);
         for (reason, count) in &other.failed {
-            *self.failed.entry(reason.clone()).or_default() += count;
+            let failed = self.failed.entry(reason.clone()).or_default();
+            *failed = failed.saturating_add(*count);
         }
         if self.latency.len() < other.latency.len() {
             self.latency.resize(other.latency.len(), 0);
         }
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
     }
 
@@ -120,7 +123,8 @@ impl Window {
         self.since.get_or_insert(now);
         let mut counts = BTreeMap::new();
         let mut last = HashMap::new();
-        for traffic in reported.iter().take(DESTINATIONS_MAX) {
+        let named = |traffic: &&pb::Traffic| traffic.destination.len() <= DESTINATION_BYTES_MAX;
+        for traffic in reported.iter().filter(named).take(DESTINATIONS_MAX) {
             let counters = Counters::read(traffic);
             let before = self.last.get(&traffic.destination);
             let added = before.map_or_else(|| counters.clone(), |before| counters.since(before));
@@ -226,6 +230,19 @@ mod tests {
         advance(Duration::from_secs(5)).await;
         window.report(Instant::now(), &traffic(7, 1, &[]));
         assert_eq!(seen(&window), (57, 6, vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_sidecar_counts_is_bounded() {
+        let mut window = Window::default();
+        window.report(Instant::now(), &[]);
+        let long = pb::Traffic { destination: "x".repeat(1 << 20), total: 1, ..Default::default() };
+        window.report(Instant::now(), &[long]);
+        assert!(window.sums(Instant::now()).is_empty());
+        for total in [u64::MAX, 0, u64::MAX] {
+            window.report(Instant::now(), &traffic(total, total, &[total]));
+        }
+        assert_eq!(seen(&window), (u64::MAX, u64::MAX, vec![u64::MAX]));
     }
 
     #[tokio::test(start_paused = true)]

@@ -53,7 +53,7 @@ pub enum DiskError {
     /// The system says no.
     #[error("can not {verb} {path}")]
     Io {
-        /// `read`, `write` or `create`.
+        /// `read`, `write`, `create` or `remove`.
         verb: &'static str,
         /// The file.
         path: PathBuf,
@@ -76,6 +76,13 @@ pub enum DiskError {
         /// What is wrong.
         why: BundleError,
     },
+}
+
+impl DiskError {
+    /// Whether the file is there and ours, and only what stands in it can not be used.
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Svid { .. } | Self::Bundle { .. })
+    }
 }
 
 impl DataDirectory {
@@ -142,12 +149,36 @@ impl DataDirectory {
         bundle.map(Some).map_err(|why| DiskError::Bundle { path, why })
     }
 
+    /// The stored SVID and the bundle of its trust domain, if both are there.
+    ///
+    /// # Errors
+    /// As [`DataDirectory::load_svid`] and [`DataDirectory::load_bundle`].
+    pub fn load_identity(&self) -> Result<Option<(Svid, TrustBundle)>, DiskError> {
+        let Some(svid) = self.load_svid()? else { return Ok(None) };
+        let bundle = self.load_bundle(svid.id().trust_domain())?;
+        Ok(bundle.map(|bundle| (svid, bundle)))
+    }
+
     /// Stores the resources that run now, encoded by whoever reads them again.
     ///
     /// # Errors
     /// When they can not be written.
     pub fn save_last_good(&self, resources: &[u8]) -> Result<(), DiskError> {
         write_private(&self.path.join(LAST_GOOD_FILE), resources)
+    }
+
+    /// Forgets the resources that were stored last.
+    ///
+    /// # Errors
+    /// When they are there and can not be removed.
+    pub fn forget_last_good(&self) -> Result<(), DiskError> {
+        let path = self.path.join(LAST_GOOD_FILE);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &path, source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The resources that were stored last, if any.

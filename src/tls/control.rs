@@ -17,7 +17,7 @@ use super::{
 use crate::spiffe::{Svid, TrustBundle};
 
 /// How long after its end an SVID still renews itself, so that a laptop may sleep over a weekend.
-const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
+pub const RENEW_EXPIRED_MAX: Duration = Duration::from_hours(72);
 
 /// By what a client knows the control plane. In every case its certificate must also name the
 /// control plane's identity: each workload has a certificate of the same root.

@@ -19,7 +19,9 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
-pub use control::{ControlCaller, ControlTrust, control_caller, control_client, control_server};
+pub use control::{
+    ControlCaller, ControlTrust, RENEW_EXPIRED_MAX, control_caller, control_client, control_server,
+};
 pub use identity::{Identity, IdentityError};
 pub use peer::{Peer, PeerError, identity_failure, peer, require_alpn, xfcc};
 pub use sni::{Sni, SniError};

@@ -346,7 +346,9 @@ async fn next_end(orders: &mut mpsc::Receiver<Order>) -> Option<Order> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::{path::PathBuf, time::Duration};
+
+    use rustix::process::{Pid, test_kill_process};
 
     use super::{About, Instance, State};
     use crate::app::dev::{config::Restart, output::Output, process::Spec};
@@ -378,10 +380,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_supervisor_is_seen_on_stdin() {
-        let child = instance("echo '{}' >&0; cat; exit 3", Restart::Never);
-        child.ready().await.expect("ready");
+    async fn one_that_is_dropped_ends_and_is_not_started_again() {
+        let child = instance("echo '{}' >&0; exec sleep 600", Restart::Always);
+        let process = child.ready().await.expect("ready").process;
+        let process = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process");
+        assert!(test_kill_process(process).is_ok());
         drop(child);
+        let gone = async {
+            while test_kill_process(process).is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("it ends");
     }
 
     #[tokio::test]

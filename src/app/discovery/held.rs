@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use prost::{DecodeError, Message as _};
+use prost::{DecodeError, Message};
 
 use crate::{
     resource::{self, Problem, ResourceKey, pb},
@@ -43,9 +43,32 @@ struct Told {
     runs: bool,
 }
 
+/// For whom something was stored, in fields that [`pb::SubscribeResponse`] does not have.
+#[derive(Clone, PartialEq, Message)]
+struct Owner {
+    #[prost(string, tag = "1000")]
+    trust_domain: String,
+    #[prost(string, tag = "1001")]
+    service: String,
+    #[prost(btree_map = "string, string", tag = "1002")]
+    labels: BTreeMap<String, String>,
+}
+
+/// Why what is on disk is not used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RestoreError {
+    /// It is not what was stored.
+    #[error("broken: {0}")]
+    Broken(#[from] DecodeError),
+    /// It says nothing about this workload.
+    #[error("stored for another service, other labels, or another mesh")]
+    Other,
+}
+
 /// What is to be found again after a restart.
 #[derive(Debug)]
 pub(super) struct Stored {
+    owner: Owner,
     /// All but the resources.
     head: pb::SubscribeResponse,
     resources: Vec<Arc<pb::Resource>>,
@@ -55,7 +78,8 @@ impl Stored {
     /// One [`pb::SubscribeResponse`], for [`Held::restore`]. Encoded in pieces, since repeated fields
     /// of a message that stands in pieces add up, and without a copy of everything.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = self.head.encode_to_vec();
+        let mut bytes = self.owner.encode_to_vec();
+        self.head.encode(&mut bytes).expect("a Vec takes everything");
         for resource in &self.resources {
             let changed = vec![(**resource).clone()];
             let piece = pb::SubscribeResponse { changed, ..Default::default() };
@@ -90,8 +114,12 @@ impl Held {
     /// Takes up what [`Held::stored`] gave before a restart. Returns the services that were used.
     ///
     /// # Errors
-    /// When the bytes are not what was stored.
-    pub(super) fn restore(&mut self, stored: &[u8]) -> Result<Vec<ServiceName>, DecodeError> {
+    /// When the bytes are not what was stored, or were stored for another workload: what protects
+    /// that one need not protect this one.
+    pub(super) fn restore(&mut self, stored: &[u8]) -> Result<Vec<ServiceName>, RestoreError> {
+        if Owner::decode(stored)? != self.owner() {
+            return Err(RestoreError::Other);
+        }
         let stored = pb::SubscribeResponse::decode(stored)?;
         let used: Vec<ServiceName> = stored.answered.iter().map(answered).collect();
         self.apply(stored, |_| true);
@@ -114,7 +142,23 @@ impl Held {
             ..Default::default()
         };
         let resources = self.resources.iter().map(|(key, newest)| self.good(key).unwrap_or(newest));
-        Some(Stored { head, resources: resources.map(Arc::clone).collect() })
+        let resources = resources.map(Arc::clone).collect();
+        Some(Stored { owner: self.owner(), head, resources })
+    }
+
+    fn owner(&self) -> Owner {
+        let node = &self.context.node;
+        Owner {
+            trust_domain: self.context.trust_domain.clone(),
+            service: node.service.to_string(),
+            labels: node.labels.clone(),
+        }
+    }
+
+    /// Whether all that concerns the workload itself has been here once. With less than that, a
+    /// policy that protects it could be missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.running.is_some() || self.context.answered.contains_key(&self.context.node.service)
     }
 
     fn good(&self, key: &ResourceKey) -> Option<&Arc<pb::Resource>> {
@@ -349,6 +393,33 @@ mod tests {
         assert_eq!((snapshot.revision, snapshot.namespaces.len()), (7, 2));
         assert_eq!(after.begin().len(), 1);
         assert!(held().restore(b"\xff\xff").is_err());
+    }
+
+    #[test]
+    fn what_another_workload_stored_is_not_run() {
+        let mut before = held();
+        before.apply(change(7, vec![service("orders", "1")]), used);
+        before.compile();
+        let stored = before.stored().expect("something runs").encode();
+        let mut relabelled = node("web");
+        relabelled.labels.insert("version".into(), "v2".into());
+        for (node, trust_domain) in
+            [(node("other"), "mesh.local"), (relabelled, "mesh.local"), (node("web"), "other")]
+        {
+            let mut after = Held::new(node, trust_domain.into());
+            assert!(after.restore(&stored).is_err());
+            assert!(after.compile().good.is_empty());
+        }
+    }
+
+    #[test]
+    fn nothing_runs_before_all_that_concerns_the_workload_is_there() {
+        let mut held = held();
+        held.apply(change(1, vec![service("orders", "1")]), used);
+        assert!(!held.is_whole());
+        let answered = vec![answer("web", true)];
+        held.apply(pb::SubscribeResponse { answered, ..Default::default() }, used);
+        assert!(held.is_whole());
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -71,27 +74,34 @@ async fn send(sender: &mpsc::Sender<pb::SubscribeRequest>, message: Message) -> 
     }
 }
 
-/// Pauses with full jitter, growing until something is heard.
+/// Pauses with full jitter, growing until a stream has lasted. One that ends soon after something was
+/// heard (a control plane that fails, two workloads of one name that replace each other) is no reason
+/// to come again at once.
 #[derive(Debug)]
 pub(super) struct Pauses {
     longest: Duration,
+    heard: Option<Instant>,
 }
 
 impl Pauses {
     pub(super) fn new() -> Self {
-        Self { longest: PAUSE_FIRST }
+        Self { longest: PAUSE_FIRST, heard: None }
     }
 
-    /// The next pause; `random` is from 0.0 up to 1.0.
-    pub(super) fn next(&mut self, random: f64) -> Duration {
+    /// The stream is over. The next pause; `random` is from 0.0 up to 1.0.
+    pub(super) fn next(&mut self, random: f64, now: Instant) -> Duration {
+        let heard = self.heard.take();
+        if heard.is_some_and(|heard| now.saturating_duration_since(heard) >= PAUSE_MAX) {
+            self.longest = PAUSE_FIRST;
+        }
         let pause = self.longest.mul_f64(random);
         self.longest = (self.longest * 2).min(PAUSE_MAX);
         pause
     }
 
-    /// Short again.
-    pub(super) fn reset(&mut self) {
-        *self = Self::new();
+    /// The control plane said something.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard.get_or_insert(now);
     }
 }
 
@@ -99,16 +109,29 @@ impl Pauses {
 mod tests {
     use std::time::Duration;
 
+    use tokio::time::Instant;
+
     use super::{PAUSE_FIRST, PAUSE_MAX, Pauses};
 
     #[test]
     fn pauses_grow_to_their_bound_and_are_random_below_it() {
-        let mut pauses = Pauses::new();
-        assert_eq!(pauses.next(1.0), PAUSE_FIRST);
-        assert_eq!(pauses.next(0.5), PAUSE_FIRST);
-        assert_eq!(pauses.next(0.0), Duration::ZERO);
-        assert_eq!((0..9).map(|_| pauses.next(1.0)).max(), Some(PAUSE_MAX));
-        pauses.reset();
-        assert_eq!(pauses.next(1.0), PAUSE_FIRST);
+        let (mut pauses, now) = (Pauses::new(), Instant::now());
+        assert_eq!(pauses.next(1.0, now), PAUSE_FIRST);
+        assert_eq!(pauses.next(0.5, now), PAUSE_FIRST);
+        assert_eq!(pauses.next(0.0, now), Duration::ZERO);
+        assert_eq!((0..9).map(|_| pauses.next(1.0, now)).max(), Some(PAUSE_MAX));
+    }
+
+    #[test]
+    fn only_a_stream_that_lasted_makes_them_short_again() {
+        let (mut pauses, now) = (Pauses::new(), Instant::now());
+        for _ in 0..9 {
+            pauses.heard(now);
+            pauses.next(1.0, now + Duration::from_secs(1));
+        }
+        assert_eq!(pauses.next(1.0, now), PAUSE_MAX);
+        pauses.heard(now);
+        pauses.heard(now + PAUSE_MAX);
+        assert_eq!(pauses.next(1.0, now + PAUSE_MAX), PAUSE_FIRST);
     }
 }

@@ -199,11 +199,11 @@ impl Discovery {
                 let node = &self.options.node;
                 let own = ServiceName::new(&node.service, &node.namespace);
                 for service in used.into_iter().filter(|service| *service != own) {
-                    self.uses.add(service, Instant::now());
+                    self.used(service);
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, directory = %path, "the stored configuration is broken");
+                tracing::warn!(%error, directory = %path, "not using the stored configuration");
                 return false;
             }
         }
@@ -251,7 +251,7 @@ impl Discovery {
                 (progress.connected, progress.reported) = (false, None);
                 progress.error = Some(message);
             });
-            sleep(pauses.next(fastrand::f64())).await;
+            sleep(pauses.next(fastrand::f64(), Instant::now())).await;
         }
     }
 
@@ -261,7 +261,7 @@ impl Discovery {
         let mut renewed = self.options.identity.subscribe();
         let mut phase = self.options.phase.clone();
         for service in self.options.wants.take() {
-            self.uses.add(service, Instant::now());
+            self.used(service);
         }
         let hello = self.hello();
         let mut link = match Link::open(&self.options.server, &self.options.identity, hello).await {
@@ -275,7 +275,7 @@ impl Discovery {
                 message = link.inbound.message() => {
                     match message {
                         Ok(Some(change)) => {
-                            pauses.reset();
+                            pauses.heard(Instant::now());
                             *last = None;
                             self.take(change, &mut link).await
                         }
@@ -296,6 +296,13 @@ impl Discovery {
             if let Err(status) = done {
                 return Ended::Lost(status);
             }
+        }
+    }
+
+    /// Uses a service from the next stream on.
+    fn used(&mut self, service: ServiceName) {
+        if let (_, Some(other)) = self.uses.add(service, Instant::now()) {
+            self.held.forget(&other);
         }
     }
 
@@ -327,6 +334,9 @@ impl Discovery {
                     break;
                 }
             }
+        }
+        if !self.held.is_whole() {
+            return ended;
         }
         let snapshot = self.publish();
         let adopted = self.options.data_plane.adopted(snapshot);

@@ -246,7 +246,7 @@ fn orders(revision: u64, version: &str) -> pb::SubscribeResponse {
     pb::SubscribeResponse {
         revision,
         changed: vec![service("orders", version)],
-        answered: vec![answer("orders", true)],
+        answered: vec![answer("web", true), answer("orders", true)],
         ..Default::default()
     }
 }
@@ -276,7 +276,10 @@ async fn a_refused_resource_is_told_with_its_problems() {
     let mut stream = plane.stream().await;
     stream.hello().await;
     let changed = vec![policy("orders", "9", "soon"), service("web", "1")];
-    stream.say(pb::SubscribeResponse { revision: 1, changed, ..Default::default() }).await;
+    let answered = vec![answer("web", true)];
+    stream
+        .say(pb::SubscribeResponse { revision: 1, changed, answered, ..Default::default() })
+        .await;
     let Message::Nack(nack) = stream.news().await else { panic!("not refused") };
     assert_eq!((nack.resource_version.as_str(), nack.problems.len()), ("9", 1));
     let Message::Ack(ack) = stream.news().await else { panic!("held back") };
@@ -298,6 +301,26 @@ async fn nothing_is_acknowledged_before_the_workers_run_it() {
     sidecar.workers.adopts.store(true, Ordering::Relaxed);
     let Message::Ack(ack) = stream.news().await else { panic!("not acknowledged") };
     assert_eq!(ack.resources[0].resource_version, "1", "without another change");
+}
+
+#[tokio::test]
+async fn nothing_runs_before_all_that_protects_the_workload_is_there() {
+    let (mut plane, root) = (Plane::start().await, directory());
+    let sidecar = Sidecar::start(&plane, root.path());
+    let mut stream = plane.stream().await;
+    stream.hello().await;
+    let changed = vec![service("web", "1")];
+    stream.say(pb::SubscribeResponse { revision: 1, changed, ..Default::default() }).await;
+    // The state after what was said was taken.
+    while !sidecar.watch.progress().connected {
+        stream.next().await;
+    }
+    sidecar.phase.send_replace(WorkloadPhase::Ready);
+    sidecar.watch.reported(WorkloadPhase::Ready, LONG).await;
+    assert!(sidecar.snapshots.load().is_none());
+    stream.say(orders(2, "1")).await;
+    let snapshot = sidecar.snapshot(|_| true).await;
+    assert_eq!((snapshot.revision, snapshot.good.len()), (2, 2));
 }
 
 #[tokio::test]

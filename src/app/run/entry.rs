@@ -94,8 +94,13 @@ fn has_joined(
     service: &ServiceName,
     data: &DataDirectory,
 ) -> Result<bool, DiskError> {
-    let Some(svid) = data.load_svid()? else { return Ok(false) };
-    let Some(bundle) = data.load_bundle(svid.id().trust_domain())? else { return Ok(false) };
+    let (svid, bundle) = match data.load_identity() {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return Ok(false),
+        // A token makes another one.
+        Err(error) if error.is_broken() => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let own = svid.id().service().as_ref() == Some(service);
     let same_mesh =
         bundle.certificates().any(|root| credential.bundle.certificates().any(|own| own == root));

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{Listen, Mode, Options, Sidecar, StartError};
 use crate::{
+    app::joining::{JoinError, Joining},
     clock,
     control::{self, ControlPlane},
     identity::{
@@ -365,4 +366,30 @@ async fn broken_files_are_a_reason_not_to_start() {
     };
     let refused = Sidecar::start(options(mode, None)).await.expect_err("not its own").to_string();
     assert_eq!(refused, "the certificate is for orders.shop, not for web.shop");
+}
+
+#[tokio::test]
+async fn what_is_left_in_the_directory_does_not_run_beside_a_new_identity() {
+    let mesh = Mesh::start().await;
+    let service = shop("web");
+    let path = mesh.root.path().join(service.to_string());
+    let data = DataDirectory::open(&path).expect("free");
+    data.save_last_good(b"of another mesh").expect("stored");
+    for file in ["svid.pem", "bundle.pem"] {
+        write_private(&path.join(file), b"cut off").expect("stored");
+    }
+    let joining = |token| Joining {
+        server: &mesh.server,
+        service: &service,
+        token,
+        disk: &data,
+        patience: Some(LONG),
+    };
+    let refused = soon(joining(None).identity()).await.expect_err("nothing to join with");
+    assert!(matches!(refused, JoinError::Disk(_)), "{refused}");
+    let token = mesh.token(&service).await;
+    let identity = soon(joining(Some(&token)).identity()).await.expect("joined anew");
+    assert_eq!(identity.id().service().as_ref(), Some(&service));
+    assert_eq!(data.load_last_good().expect("readable"), None);
+    assert!(soon(joining(None).identity()).await.is_ok(), "from disk");
 }

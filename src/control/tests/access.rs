@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{self, FuturesUnordered, StreamExt as _},
+};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use rustls_pki_types::ServerName;
@@ -15,7 +18,7 @@ use tonic_types::StatusExt as _;
 use super::{Caller, Plane, soon};
 use crate::{
     clock,
-    control::listen::STRANGERS_MAX,
+    control::{listen::STRANGERS_MAX, server::CALLS_MAX},
     identity::Authority,
     resource::DESCRIPTORS,
     tls::{self, ControlTrust},
@@ -182,4 +185,31 @@ async fn strangers_can_not_take_the_places_of_sidecars() {
     drop(strangers);
     let join = "/outrigger.v1.IdentityService/Join";
     soon(async { while answer(&plane.caller(None), join).await != Code::InvalidArgument {} }).await;
+}
+
+#[tokio::test]
+async fn strangers_can_not_take_the_calls_of_others() {
+    const CONNECTIONS: usize = 5;
+    let plane = Plane::start().await;
+    let callers: Vec<_> = (0..CONNECTIONS).map(|_| plane.caller(None)).collect();
+    let join = PathAndQuery::from_static("/outrigger.v1.IdentityService/Join");
+    let count = CALLS_MAX + 64;
+    // Calls whose message never comes.
+    let call = |number: usize| {
+        let mut client = Grpc::new(callers[number % CONNECTIONS].channel.clone());
+        let join = join.clone();
+        async move {
+            client.ready().await.expect("the channel is lazy");
+            let silence = Request::new(stream::pending::<()>());
+            client.client_streaming(silence, join, ProstCodec::<(), ()>::default()).await
+        }
+    };
+    let mut calls: FuturesUnordered<_> = (0..count).map(call).collect();
+    for _ in CALLS_MAX..count {
+        let answer = soon(calls.next()).await.expect("more than there are places");
+        assert_eq!(answer.expect_err("refused").code(), Code::ResourceExhausted);
+    }
+    let check = "/grpc.health.v1.Health/Check";
+    assert_eq!(answer(&plane.workload("shop/orders"), check).await, Code::Ok);
+    drop(calls);
 }
