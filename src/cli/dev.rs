@@ -41,7 +41,7 @@ Example of a dev.yaml:
       restart: OnFailure                # Never | OnFailure | Always
     - {name: catalog, app: \":0\", command: [python, catalog.py], env: {LEVEL: debug}}
 
-While it runs, `outrigger --context dev` leads to it from other terminals.";
+While it runs, `outrigger status --context dev` and the like lead to it from other terminals.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]

@@ -103,7 +103,16 @@ impl DiscoveryService for Discovery {
         let _detached = task::spawn("subscribe", async move {
             let who = start.peer.id.clone();
             let Err(status) = start.run().await else { return };
-            tracing::info!(identity = %who, code = ?status.code(), reason = status.message(), "stream ended");
+            match status.code() {
+                // How the connection broke is of no interest: a sidecar ends so too.
+                Code::Unknown | Code::Cancelled => {
+                    tracing::info!(identity = %who, "the sidecar hung up");
+                }
+                code => {
+                    let reason = status.message();
+                    tracing::info!(identity = %who, ?code, reason, "stream ended");
+                }
+            }
             // Its reader may be gone or slow.
             let _told = timeout(LAST_WORD_MAX, sender.send(Err(status))).await;
         });

@@ -14,7 +14,10 @@ use super::{
     world::World,
 };
 use crate::{
-    resource::pb::{self, resource::Spec},
+    resource::{
+        Kind, ResourceKey,
+        pb::{self, resource::Spec},
+    },
     units::ServiceName,
 };
 
@@ -110,7 +113,16 @@ fn service_status(world: &World, traffic: &Traffic, service: &ServiceName) -> pb
             .map(|(source, counters)| counters.to_pb(source, &destination))
             .collect(),
         window_seconds: traffic.reach.as_secs_f64(),
+        leads_elsewhere: leads_elsewhere(world, service),
     }
+}
+
+/// Whether it has routes, none of which leads to itself.
+fn leads_elsewhere(world: &World, service: &ServiceName) -> bool {
+    let at = ResourceKey::new(Kind::Service, &service.namespace, &service.name);
+    let attached = world.attached(&at).iter().filter_map(|key| world.get(key));
+    let mut routes = attached.filter(|it| !refs::parents(it).is_empty()).peekable();
+    routes.peek().is_some() && routes.all(|route| !refs::backends(route).contains(service))
 }
 
 fn tracing_ui(world: &World) -> String {

@@ -220,6 +220,10 @@ fn connect_error(error: &ConnectError) -> DialError {
         ConnectError::Timeout { .. } => {
             DialError { reason: Reason::ConnectTimeout, what: error.to_string() }
         }
+        ConnectError::Name { to, source } if !to.contains('.') => {
+            let what = format!("{error}: {source}; no service of the mesh has this name either");
+            DialError { reason: Reason::ConnectFailed, what }
+        }
         ConnectError::Refused { source, .. } | ConnectError::Name { source, .. } => {
             DialError { reason: Reason::ConnectFailed, what: format!("{error}: {source}") }
         }

@@ -71,7 +71,20 @@ fn look_up(running: &Running, fixed: Option<&(ServiceName, u16)>, authority: &st
     match running.snapshot.destinations.get(service) {
         Some(Some(_)) => Resolution::Mesh { service: service.clone(), port: Some(*port) },
         Some(None) => Resolution::Unknown(service.clone()),
+        None if running.snapshot.complete => Resolution::Unknown(service.clone()),
         None => Resolution::Ask(service.clone()),
+    }
+}
+
+/// The service that a refused request meant, for its record.
+pub(super) fn meant(
+    core: &Core,
+    fixed: Option<&(ServiceName, u16)>,
+    authority: &str,
+) -> Option<ServiceName> {
+    match look_up(&*core.running()?, fixed, authority) {
+        Resolution::Mesh { service, .. } | Resolution::Unknown(service) => Some(service),
+        Resolution::Ask(_) | Resolution::External(_) | Resolution::Malformed(_) => None,
     }
 }
 

@@ -134,7 +134,12 @@ async fn route(
     let until = Until { deadline: until, request: None };
     match &origin.side {
         Side::Outbound { fixed } => {
-            until.bound(outbound::route(core, fixed.as_ref(), &head)).await.flatten()
+            let fixed = fixed.as_ref();
+            let route = until.bound(outbound::route(core, fixed, &head)).await.flatten();
+            if let (Err(_), Some(service)) = (&route, outbound::meant(core, fixed, authority)) {
+                exchange.record().destination = service.to_string().into();
+            }
+            route
         }
         side @ Side::Inbound { .. } => {
             let mut policy = std::sync::Arc::default();

@@ -74,7 +74,11 @@ async fn open(
     };
     let core = &origin.worker.core;
     let authority = headers::authority(parts)?;
-    match outbound::resolve(core, None, &authority).await? {
+    let resolved = outbound::resolve(core, None, &authority).await;
+    if let (Err(_), Some(service)) = (&resolved, outbound::meant(core, None, &authority)) {
+        exchange.record().destination = service.to_string().into();
+    }
+    match resolved? {
         Destination::Mesh { running, service, port } => {
             exchange.record().destination = service.to_string().into();
             exchange.record().revision = running.snapshot.revision;

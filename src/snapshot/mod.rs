@@ -70,16 +70,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Services that rules lead to and that nobody has asked for yet. Who asks now spares the first
-    /// request to them the wait.
-    pub fn unasked(&self) -> BTreeSet<&ServiceName> {
-        let rules = self.destinations.values().flatten().flat_map(|service| &service.ports);
-        let matches = rules.filter_map(|port| port.rules.as_ref()).flatten();
+    /// Services that the rules of a service lead to. Who asks for them with the service spares the
+    /// first request to them the wait.
+    pub fn backends(&self, service: &ServiceName) -> impl Iterator<Item = &ServiceName> {
+        let ports = self.destinations.get(service).into_iter().flatten().flat_map(|it| &it.ports);
+        let matches = ports.filter_map(|port| port.rules.as_ref()).flatten();
         let backends = matches.flat_map(|found| &found.rule.backends);
-        let targets = backends.filter_map(|backend| backend.target.as_ref());
-        targets
-            .map(|(name, _)| name)
-            .filter(|name| !self.destinations.contains_key(*name))
-            .collect()
+        backends.filter_map(|backend| backend.target.as_ref()).map(|(name, _)| name)
     }
 }

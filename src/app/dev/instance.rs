@@ -360,6 +360,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             environment: Vec::new(),
             directory: PathBuf::from("/"),
+            shows_stdout: true,
             _reserved: None,
         };
         let output = Output { terminal: None, directory: None };

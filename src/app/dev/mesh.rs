@@ -300,6 +300,8 @@ impl<'a> Starter<'a> {
             environment: self
                 .environment([("OUTRIGGER_CONTEXTS".into(), contexts.display().to_string())]),
             directory: self.options.data.clone(),
+            // It says how to go on without dev.
+            shows_stdout: false,
             _reserved: Some(Arc::new(port)),
         };
         self.start(spec, None, Restart::OnFailure, None, 0)
@@ -362,6 +364,7 @@ impl<'a> Starter<'a> {
             arguments: arguments.0,
             environment: self.environment(self.options.environment.iter().cloned().chain(own)),
             directory: self.options.directory.clone(),
+            shows_stdout: true,
             _reserved: None,
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Spec {
     pub(super) arguments: Vec<OsString>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) directory: PathBuf,
+    /// Whether what it writes to stdout is for the user.
+    pub(super) shows_stdout: bool,
     /// A port of its own that has to stay free between its lives.
     pub(super) _reserved: Option<Arc<ReservedPort>>,
 }
@@ -109,7 +111,7 @@ impl Process {
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.directory)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
+            .stdout(if spec.shows_stdout { Stdio::piped() } else { Stdio::null() })
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)

@@ -3,7 +3,8 @@
 //!
 //! One task owns all of it. A change is applied, compiled and published; when every worker runs the
 //! result, each resource is acknowledged or refused on its own, and the whole goes to disk. Services
-//! are asked for when the application first uses them and given up when they have been idle. Without
+//! are asked for when the application first uses them, those to which its routes lead with it, and
+//! given up when they have been idle. Without
 //! a control plane nothing changes: the proxy serves on with what is published, and this task comes
 //! again with jittered pauses. After a renewal the stream moves to a connection with the new
 //! certificate before the old one ends, so that the workload is never missing from the mesh.
@@ -339,6 +340,9 @@ impl Discovery {
             return ended;
         }
         let snapshot = self.publish();
+        if ended.is_ok() {
+            self.ask(self.uses.led_to(&snapshot), link).await?;
+        }
         let adopted = self.options.data_plane.adopted(snapshot);
         if timeout(ADOPT_MAX, adopted).await.is_err() {
             tracing::warn!("the workers do not run the new configuration yet");
@@ -396,7 +400,7 @@ impl Discovery {
         }
     }
 
-    /// Asks for services that are used for the first time.
+    /// Asks for services that are used, or may be led to, for the first time.
     async fn ask(&mut self, asked: BTreeSet<ServiceName>, link: &Link) -> Result<(), Status> {
         for service in asked {
             let ServiceName { name, namespace } = service.clone();

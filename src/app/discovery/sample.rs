@@ -44,6 +44,32 @@ pub(super) fn policy(target: &str, version: &str, request: &str) -> pb::Resource
     }
 }
 
+/// A route of one service that splits its traffic among others.
+pub(super) fn route(parent: &str, backends: &[&str], version: &str) -> pb::Resource {
+    let parent = pb::ParentRef {
+        kind: Some("Service".into()),
+        group: Some(String::new()),
+        name: parent.into(),
+        ..Default::default()
+    };
+    let name = parent.name.clone();
+    let backend = |name: &&str| pb::BackendRef {
+        name: (*name).into(),
+        port: Some(9090),
+        ..Default::default()
+    };
+    let rule = pb::GrpcRouteRule {
+        backend_refs: backends.iter().map(backend).collect(),
+        ..Default::default()
+    };
+    let spec = pb::GrpcRoute { parent_refs: vec![parent], rules: vec![rule], ..Default::default() };
+    pb::Resource {
+        metadata: metadata(&name, version),
+        spec: Some(pb::resource::Spec::GrpcRoute(spec)),
+        status: None,
+    }
+}
+
 pub(super) fn answer(name: &str, exists: bool) -> pb::Answered {
     pb::Answered { name: name.into(), namespace: "shop".into(), exists }
 }

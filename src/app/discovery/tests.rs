@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     DataPlane, Discovery, Options, Wants, Watch,
-    sample::{answer, policy, service},
+    sample::{answer, policy, route, service},
 };
 use crate::{
     clock,
@@ -267,6 +267,21 @@ async fn a_first_use_is_asked_for_compiled_and_acknowledged() {
     let Message::Ack(ack) = stream.news().await else { panic!("not acknowledged") };
     assert_eq!(ack.resources[0].resource_version, "1");
     assert!(sidecar.watch.progress().connected);
+}
+
+#[tokio::test]
+async fn where_routes_lead_is_asked_for_before_the_first_request() {
+    let (mut plane, root) = (Plane::start().await, directory());
+    let sidecar = Sidecar::start(&plane, root.path());
+    let mut stream = plane.stream().await;
+    stream.hello().await;
+    sidecar.wants.want(&ServiceName::new("orders", "shop"));
+    let Message::Subscribe(_) = stream.news().await else { panic!("not asked for") };
+    let mut change = orders(1, "1");
+    change.changed.push(route("orders", &["orders", "orders-v2"], "1"));
+    stream.say(change).await;
+    let Message::Subscribe(asked) = stream.news().await else { panic!("not asked for") };
+    assert_eq!((asked.name.as_str(), asked.namespace.as_str()), ("orders-v2", "shop"));
 }
 
 #[tokio::test]

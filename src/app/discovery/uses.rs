@@ -132,28 +132,36 @@ impl Uses {
             let longest = if matches!(known, Some(None)) { UNKNOWN_IDLE_MAX } else { IDLE_MAX };
             now.saturating_duration_since(*last) >= longest
         };
-        let given_up: Vec<ServiceName> = self
-            .last
-            .iter()
-            .filter(|(service, last)| !self.pinned.contains(*service) && idle(service, last))
-            .map(|(service, _)| service.clone())
-            .collect();
+        let mut given_up = BTreeSet::new();
+        let mut staying = Vec::new();
+        for (service, last) in &self.last {
+            if !self.pinned.contains(service) && idle(service, last) {
+                given_up.insert(service.clone());
+            } else {
+                staying.push(service.clone());
+            }
+        }
+        // Where services that stay lead to would be asked for again at once.
+        while let Some((running, service)) = running.zip(staying.pop()) {
+            staying.extend(running.backends(&service).filter_map(|it| given_up.take(it)));
+        }
         for service in &given_up {
             self.last.remove(service);
         }
-        given_up
+        given_up.into_iter().collect()
+    }
+
+    /// Services to which the rules of those in use lead, and that are not asked for yet.
+    pub(super) fn led_to(&self, running: &Snapshot) -> BTreeSet<ServiceName> {
+        let led_to = self.services().flat_map(|service| running.backends(service));
+        led_to.filter(|service| !self.contains(service)).cloned().collect()
     }
 }
 
 /// Whether a route of `service` leads to one of these: metrics count the backend and not the service
 /// that was called.
 fn leads_to(running: &Snapshot, service: &ServiceName, used: &BTreeSet<String>) -> bool {
-    let Some(Some(destination)) = running.destinations.get(service) else { return false };
-    let rules = destination.ports.iter().filter_map(|port| port.rules.as_ref()).flatten();
-    rules
-        .flat_map(|matched| &matched.rule.backends)
-        .filter_map(|backend| backend.target.as_ref())
-        .any(|(service, _)| used.contains(&service.to_string()))
+    running.backends(service).any(|backend| used.contains(&backend.to_string()))
 }
 
 #[cfg(test)]

@@ -31,12 +31,12 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// One can not be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said; displayed here, and so no source besides.
+        error: io::Error,
     },
     /// One is too large to be meant.
     #[error("{}: more than {} MiB", .0.display(), FILE_BYTES_MAX >> 20)]
@@ -196,7 +196,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Parsed>, FileError> {
 }
 
 fn read_text(path: &Path) -> Result<String, FileError> {
-    let failed = |source| FileError::Read { path: path.to_owned(), source };
+    let failed = |error| FileError::Read { path: path.to_owned(), error };
     if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
         return Err(FileError::TooLarge(path.to_owned()));
     }

@@ -236,10 +236,12 @@ async fn withdraw(state: &State, bound: Duration) -> usize {
     if let Origin::Live { watch, .. } = &running.origin
         && !already
         && watch.progress().connected
-        && running.proxy.addresses().inbound.is_some()
     {
+        // It also carries the last counts of who was called.
         watch.reported(WorkloadPhase::Draining, REPORT_MAX).await;
-        sleep(WITHDRAWN).await;
+        if running.proxy.addresses().inbound.is_some() {
+            sleep(WITHDRAWN).await;
+        }
     }
     running.proxy.drain_inbound(bound).await
 }

@@ -57,13 +57,7 @@ fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
         format!("{}: {} ready", words::count(index(service.total), "endpoint"), service.ready);
     let missing = service.ready < service.total;
     let Some((reason, count)) = calls.reasons().first().copied() else {
-        let what = if service.ready == 0 { "no endpoint is ready" } else { "not all are ready" };
-        return missing.then(|| Finding {
-            severity: Severity::Warning,
-            subject: name,
-            what: what.to_owned(),
-            lines: vec![endpoints],
-        });
+        return without_failures(service, name, endpoints);
     };
     let failed_share = 1.0 - calls.ok_share().unwrap_or(1.0);
     let callers_fault = Reason::from_name(reason).is_some_and(|r| r.row().fault == Fault::Caller);
@@ -85,6 +79,27 @@ fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
     }
     lines.push(format!("try: {}", next_command(reason, service)));
     Some(Finding { severity, subject: name, what, lines })
+}
+
+/// What is wrong with a service though no call failed.
+fn without_failures(
+    service: &pb::ServiceStatus,
+    subject: String,
+    endpoints: String,
+) -> Option<Finding> {
+    let (severity, what, line) = match (service.ready, service.total) {
+        (0, 0) if service.leads_elsewhere => return None,
+        (0, 0) => {
+            let (name, namespace) = (&service.name, &service.namespace);
+            let delete =
+                format!("if it is not to come back: outrigger delete svc {name} -n {namespace}");
+            (Severity::Warning, "no workload serves it", delete)
+        }
+        (0, _) => (Severity::Problem, "no endpoint is ready", endpoints),
+        (ready, total) if ready < total => (Severity::Warning, "not all are ready", endpoints),
+        _ => return None,
+    };
+    Some(Finding { severity, subject, what: what.to_owned(), lines: vec![line] })
 }
 
 /// One command that shows more of the cause.

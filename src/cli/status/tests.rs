@@ -43,6 +43,7 @@ fn service(
             latency_buckets: vec![0, 0, 0, 0, calls],
         }],
         window_seconds: 300.0,
+        leads_elsewhere: false,
     }
 }
 
@@ -158,6 +159,23 @@ fn the_caller_s_own_mistakes_are_no_problem_of_the_service() {
     let picture = picture(&status);
     assert!(picture.starts_with("HEALTHY  1 warning"), "{picture}");
     assert!(picture.contains("try: outrigger get authorizationpolicies -n shop"), "{picture}");
+}
+
+#[test]
+fn a_service_that_nobody_serves_is_no_health() {
+    for (ready, total, elsewhere, expected) in [
+        (0, 0, false, "HEALTHY  1 warning"),
+        (0, 0, true, "HEALTHY   rev"),
+        (0, 2, false, "DEGRADED  1 problem"),
+        (1, 2, false, "HEALTHY  1 warning"),
+        (2, 2, false, "HEALTHY   rev"),
+    ] {
+        let mut orders = service("orders", ready, total, 0, &[]);
+        orders.leads_elsewhere = elsewhere;
+        let status = pb::StatusResponse { services: vec![orders], ..Default::default() };
+        let picture = picture(&status);
+        assert!(picture.starts_with(expected), "{ready}/{total}: {picture}");
+    }
 }
 
 #[test]

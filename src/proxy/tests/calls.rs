@@ -258,6 +258,9 @@ async fn http1_travels_as_http2_and_leaves_as_the_application_speaks() {
     let answer = client.get("/", &[("host", "nobody.shop.mesh")]).await;
     assert_eq!((answer.status.as_u16(), answer.reason()), (503, "unknown_service"));
     assert!(answer.data.starts_with(b"outrigger: unknown_service: "), "{:?}", answer.data);
+    let log = web.log().await;
+    let destination = &log.last().expect("it is logged")["destination"];
+    assert_eq!(destination, "nobody.shop", "{log:?}");
 }
 
 #[tokio::test]

@@ -201,6 +201,9 @@ async fn an_upstream_listener_leads_to_one_service() {
     let stream = tokio::net::UnixStream::connect(&path).await.expect("connected");
     let mut client = Client::http2_on(stream).await;
     assert_eq!(client.unary("localhost", b"").await.grpc(), "0");
+    // With all that there is known, nobody is asked and waited for.
+    web.configure("").await;
+    assert_eq!(client.unary("localhost", b"").await.reason(), "unknown_service");
     drop(web);
     super::until("the socket's file is gone", || !path.exists()).await;
 }

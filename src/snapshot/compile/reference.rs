@@ -54,8 +54,8 @@ impl Compiler<'_> {
                     continue;
                 };
                 let field = format!("spec.rules[{rule}].backendRefs[{place}]");
-                let hint = "its share is answered with backend_invalid";
-                problems.push(Problem::warning(field, message).with_hint(hint).of(&route.key));
+                let message = format!("{message}; its share is answered with backend_invalid");
+                problems.push(Problem::warning(field, message).of(&route.key));
             }
         }
     }

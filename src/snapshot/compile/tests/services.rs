@@ -193,9 +193,9 @@ fn references_to_what_is_missing_are_warned_of() {
         [
             "warning: HTTPRoute shop/orders: spec.parentRefs: NoMatchingParent: no Service nobody.shop",
             "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[1]: BackendNotFound: orders.shop \
-         has no port 81",
+         has no port 81; its share is answered with backend_invalid",
             "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[2]: BackendNotFound: no Service \
-         absent.shop",
+         absent.shop; its share is answered with backend_invalid",
             "warning: TrafficPolicy shop/p: spec.targetRefs[1]: TargetNotFound: no Service absent.shop",
             "warning: TrafficPolicy shop/p: spec.targetRefs[3]: TargetNotFound: HTTPRoute shop/orders \
          has no rule none",
