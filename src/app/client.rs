@@ -4,7 +4,8 @@
 //! Commands and sidecars use the same stack; they differ by credential only.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
@@ -155,6 +156,13 @@ pub enum ConnectError {
         /// What was wrong.
         source: io::Error,
     },
+    /// It closed the connection before it had proved anything: one that is too busy does so, and
+    /// what is no TLS server at all.
+    #[error("{server} closed the connection during the TLS handshake; is it very busy?")]
+    Closed {
+        /// The address as written.
+        server: String,
+    },
     /// It took too long.
     #[error("no control plane at {server}: no TLS answer within {}s", CONNECT_MAX.as_secs())]
     Timeout {
@@ -196,10 +204,14 @@ pub async fn connect(
         .map_err(|source| ConnectError::Tcp { server: server.to_owned(), source })?;
     let handshake = TlsConnector::from(config).connect(name, stream);
     let late = |_| ConnectError::Timeout { server: server.to_owned() };
-    time::timeout(CONNECT_MAX, handshake)
-        .await
-        .map_err(late)?
-        .map_err(|source| ConnectError::Tls { server: server.to_owned(), source })
+    time::timeout(CONNECT_MAX, handshake).await.map_err(late)?.map_err(|source| {
+        match source.kind() {
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+                ConnectError::Closed { server: server.to_owned() }
+            }
+            _ => ConnectError::Tls { server: server.to_owned(), source },
+        }
+    })
 }
 
 /// This machine's address on the way to the control plane, found without sending anything: where
@@ -212,7 +224,7 @@ pub async fn local_address_towards(server: &str) -> Result<IpAddr, ConnectError>
     let (host, port) =
         split_address(server).ok_or_else(|| ConnectError::Address(server.to_owned()))?;
     let mut addresses = tokio::net::lookup_host((host, port)).await.map_err(route)?;
-    let target = addresses.next().ok_or_else(|| route(io::ErrorKind::NotFound.into()))?;
+    let target = addresses.next().ok_or_else(|| route(ErrorKind::NotFound.into()))?;
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -53,6 +53,9 @@ async fn failures(place: &Place, client: &str, to: SocketAddr) -> Vec<String> {
             to.port().to_string(),
             "--test_case".to_owned(),
             case.to_owned(),
+            // The soak cases also measure; what is asked here is whether they pass.
+            "--soak_per_iteration_max_acceptable_latency_ms=10000".to_owned(),
+            "--soak_overall_timeout_seconds=60".to_owned(),
         ];
         let said = finish(place.command(client, &args), CASE_MAX).await;
         if said.code != Some(0) {
@@ -94,7 +97,9 @@ async fn all_interop_cases_pass_by_the_environment_that_run_sets() {
     let Some((_server, app)) = server(&mesh.place).await else { return };
     let _sidecar = mesh.server("interop", "interop", app).await;
     let script = "for case in \"$@\"; do \
-        \"$0\" --server_host=interop --server_port=9090 --test_case=$case || exit 1; done";
+        \"$0\" --server_host=interop --server_port=9090 --test_case=$case \
+        --soak_per_iteration_max_acceptable_latency_ms=10000 --soak_overall_timeout_seconds=60 \
+        || exit 1; done";
     let mut args = vec!["run", "caller", "--", "sh", "-c", script, client.as_str()];
     args.extend(CASES);
     mesh.place.run(&args).await.assert_done();
