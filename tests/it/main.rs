@@ -24,6 +24,7 @@ mod dev;
 mod first_minutes;
 mod harness;
 mod interop;
+mod jaeger;
 mod live;
 mod run;
 mod static_mode;

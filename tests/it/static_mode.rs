@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::{
     calls::{check_all_kinds, text, with},
     harness::{
-        App, Certificates, Place, Program, SOON, StaticPair, echo_client, eventually, metrics,
+        App, Certificates, Place, Program, SOON, StaticPair, echo_client, eventually, get, metrics,
         service_yaml, sidecar_args, spiffe_id, start_static_server, workload_yaml,
     },
 };
@@ -115,15 +115,19 @@ async fn a_reload_takes_new_certificates() {
         told.split(';').find(|part| part.starts_with("Hash=")).expect("a hash").to_owned()
     };
     let first = hash(&mut client).await;
+    let admin = pair.client.address("admin");
+    let before = get(admin, "/certificates").await.expect("shown");
     pair.certificates.issue("caller", &spiffe_id("caller"));
     pair.client.signal(Signal::HUP);
-    eventually(SOON, async || {
-        // A connection made before keeps its certificate; a new one has the new one.
-        let mut client = echo_client(pair.client.address("outbound"), "echo:9090");
-        let now = hash(&mut client).await;
-        if now == first { Err("still the old certificate") } else { Ok(()) }
+    eventually(SOON, async || match get(admin, "/certificates").await? {
+        now if now == before => Err("still the old certificate".to_owned()),
+        _ => Ok(()),
     })
     .await;
+    // A connection made before keeps its certificate. A new caller comes to the worker that has
+    // none yet, and its connection has the new one.
+    let mut other = echo_client(pair.client.address("outbound"), "echo:9090");
+    assert_ne!(hash(&mut other).await, first);
 }
 
 #[tokio::test]

@@ -28,10 +28,10 @@ use crate::{
 /// Between two looks at something that has to change.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// The longest that the harm of a claim may last after it: an ejection and some time to be seen.
-const HEAL_WITHIN: Duration = Duration::from_secs(10);
+const HEAL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a service may take to lay its card.
-const CARDS_WITHIN: Duration = Duration::from_secs(5);
+const CARDS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Everything that runs.
 pub(super) struct Shop {

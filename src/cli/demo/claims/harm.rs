@@ -22,6 +22,8 @@ use crate::cli::{
     shop::services::Fault,
 };
 
+/// How long something that happens at once may take to be seen on a machine that is very busy.
+const LOOK_WITHIN: Duration = Duration::from_secs(15);
 /// Failures in a row after which `mesh.yaml` leaves an instance alone.
 const FAILURES: usize = 5;
 /// Calls after that, none of which may fail.
@@ -50,7 +52,7 @@ pub(super) async fn failure(shop: &Shop) -> anyhow::Result<String> {
     if failures < FAILURES {
         return Err(unlike(format!("{FAILURES} failures"), format!("{failures} of {calls} calls")));
     }
-    until(Duration::from_secs(2), "inventory ejected", async || match ejections().await {
+    until(LOOK_WITHIN, "inventory ejected", async || match ejections().await {
         Ok(now) if now > before => Ok(()),
         Ok(_) => Err(format!("no ejection after {failures} failures")),
         Err(error) => Err(format!("{error:#}")),
@@ -135,7 +137,7 @@ pub(super) async fn bulkhead(shop: &Shop) -> anyhow::Result<String> {
 /// are taken then.
 async fn full(caller: &Member, refused_before: f64) -> anyhow::Result<usize> {
     let (places, refused) = (number(PLACES), number(HANGING_CALLS - PLACES));
-    until(Duration::from_secs(3), "20 waiting and 180 refused", async || {
+    until(LOOK_WITHIN, "20 waiting and 180 refused", async || {
         let page = caller.scrape().await.map_err(|error| format!("{error:#}"))?;
         let taken = metrics::sum(&page, "outrigger_bulkhead_in_use", &CATALOG);
         let refused_now = metrics::sum(&page, REJECTED, &CATALOG) - refused_before;
@@ -202,7 +204,7 @@ pub(super) async fn kill(shop: &Shop) -> anyhow::Result<String> {
     let begun = AtomicUsize::new(0);
     let load = Load { over: Some(KILL_OVER), ..Load::of(KILL_ORDERS) };
     let killing = async {
-        until(Duration::from_secs(10), "orders", async || match begun.load(Ordering::Relaxed) {
+        until(LOOK_WITHIN, "orders", async || match begun.load(Ordering::Relaxed) {
             KILL_AFTER.. => Ok(()),
             begun => Err(format!("{begun}")),
         })

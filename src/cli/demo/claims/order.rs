@@ -14,11 +14,11 @@ use crate::{
 };
 
 /// How long sidecars may take to be in step after the last of them is ready.
-const IN_STEP_WITHIN: Duration = Duration::from_secs(10);
+const IN_STEP_WITHIN: Duration = Duration::from_secs(30);
 /// How long an order may need to get through a mesh that has just begun.
-const FIRST_ORDER_WITHIN: Duration = Duration::from_secs(10);
+const FIRST_ORDER_WITHIN: Duration = Duration::from_secs(30);
 /// How long spans may take: sidecars send them in batches.
-const SPANS_WITHIN: Duration = Duration::from_secs(10);
+const SPANS_WITHIN: Duration = Duration::from_secs(30);
 /// The door's server span, and for each of four calls the caller's span, its one attempt and the
 /// called side's.
 const SPANS: usize = 1 + 4 * 3;
