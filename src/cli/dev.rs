@@ -13,7 +13,10 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::output::{self, Failure};
+use super::{
+    output::{self, Failure},
+    words,
+};
 use crate::app::{
     announce::Announce,
     bootstrap,
@@ -224,9 +227,11 @@ fn summary(mesh: &Mesh, took: Duration) -> String {
     };
     let headings = ["INSTANCE", "SERVICE", "INBOUND", "OUTBOUND", "ADMIN", "APPLICATION"];
     format!(
-        "\noutrigger dev: {} services, {all} instances, {all} sidecars, {ready}\n\n{}\ncontrol plane \
-         {}   try: outrigger status --context {CONTEXT}   Ctrl-C stops all\n\n",
-        services.len(),
+        "\noutrigger dev: {}, {}, {}, {ready}\n\n{}\ncontrol plane {}   try: outrigger status \
+         --context {CONTEXT}   Ctrl-C stops all\n\n",
+        words::count(services.len(), "service"),
+        words::count(all, "instance"),
+        words::count(all, "sidecar"),
         output::table(&headings, &[], &rows),
         mesh.context().context.server,
     )

@@ -110,8 +110,8 @@ impl Config {
     /// The first mistake.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         let wrong = |message: String| ConfigError { file: file.to_owned(), message };
-        let config: Self =
-            serde_saphyr::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let config: Self = serde_saphyr::from_str(text)
+            .map_err(|error| wrong(error.without_snippet().to_string()))?;
         let mut seen: Vec<(ServiceName, &BTreeMap<String, String>)> = Vec::new();
         for service in &config.services {
             let name = service.full_name();
