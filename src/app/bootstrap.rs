@@ -135,6 +135,8 @@ mod tests {
         let second = open_free_directory(&path).expect("the next");
         assert_eq!(second.path(), root.path().join("shop.orders.2"));
         drop(first);
-        assert_eq!(open_free_directory(&path).expect("free again").path(), path);
+        // A child that another test starts at this moment holds every lock until it executes.
+        let again = || open_free_directory(&path).expect("free again").path() == path;
+        assert!((0..10_000).any(|_| again()), "the first is free again");
     }
 }
