@@ -268,8 +268,11 @@ impl Sidecar {
         super::until("the configuration runs", runs).await;
     }
 
-    /// The access log so far.
+    /// The access log of all that came so far, which has a moment to end.
     pub(super) async fn log(&self) -> Vec<Value> {
+        let idle =
+            |line: &str| !line.starts_with("outrigger_requests_in_flight{") || line.ends_with(" 0");
+        super::until("nothing is under way", || self.metrics().lines().all(idle)).await;
         self.telemetry.shutdown(super::BOUND).await;
         let bytes = self.log.0.lock().expect("whole").clone();
         let text = String::from_utf8(bytes).expect("text");
