@@ -91,6 +91,9 @@ async fn story(
     let outgoing = outgoing(parts, &route)?;
 
     let permit = admit(exchange, &route, &until).await?;
+    // What the bulkhead refused loads nobody, and so earns no retries.
+    let budget = &route.entry.destination.settings.budget;
+    route.entry.budget.count_request(budget, Instant::now().into_std());
     let seen = Cell::new(false);
     let task = Task { origin, route: &route, outgoing: &outgoing, replay, until, seen: &seen };
     let mut arrived = attempts(&task, exchange, &mut schedule).await.map_err(|rejection| {
@@ -183,7 +186,6 @@ async fn admit(
     until: &Until,
 ) -> Result<Option<Permit>, Rejection> {
     let entry = &route.entry;
-    entry.budget.count_request(&entry.destination.settings.budget, Instant::now().into_std());
     let Some((bulkhead, wait_max)) = &route.bulkhead else { return Ok(None) };
     let refused = |reason, why: &str| {
         let most = bulkhead.concurrent_max();

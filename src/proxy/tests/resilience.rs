@@ -320,6 +320,50 @@ async fn a_place_in_the_bulkhead_is_held_to_the_last_byte() {
 }
 
 #[tokio::test]
+async fn what_the_bulkhead_refuses_earns_no_retries() {
+    let world = World::new();
+    let app = App::http2(|request| async move {
+        if request.headers().contains_key("hold") {
+            std::future::pending::<()>().await;
+        }
+        grpc_status("14")
+    })
+    .await;
+    let orders = instance(&world, app.address).await;
+    let spec = "\
+retry:
+  attempts: 5
+  on: {grpc: [UNAVAILABLE]}
+  backoff: {base: 1ms, max: 1ms}
+  budget: {ratio: 20%, minRate: 0/s, interval: 10s}
+bulkhead: {maxConcurrent: 1, maxQueued: 0, maxWait: 1ms}
+outlierDetection: {consecutiveFailures: 0}";
+    let web = caller(&world, &[orders.inbound()], &policy("orders", spec)).await;
+    let in_use = |places| {
+        let line = format!("outrigger_bulkhead_in_use{{destination=\"orders.shop\"}} {places}");
+        web.metrics().lines().any(|it| it == line)
+    };
+    let (_open, body) = channel();
+    let held = call("orders:9090").header("hold", "1").body(body).expect("a request");
+    let (mut holding, mut client) =
+        (Client::http2(web.outbound()).await, Client::http2(web.outbound()).await);
+    tokio::select! {
+        answered = holding.send(held) => panic!("{answered:?}"),
+        () = async {
+            until("the place is taken", || in_use(1)).await;
+            for _ in 0..100 {
+                assert_eq!(client.unary("orders:9090", b"").await.reason(), "bulkhead_full");
+            }
+        } => {}
+    }
+    drop(holding);
+    until("the place is free", || in_use(0)).await;
+    let before = app.seen().len();
+    assert_eq!(client.unary("orders:9090", b"").await.grpc(), "14");
+    assert_eq!(app.seen().len() - before, 1, "two calls in ten seconds earn no retry");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_fails_is_left_alone_and_comes_back() {
     let world = World::new();
     let good = App::echo().await;
