@@ -222,6 +222,9 @@ async fn attempts(
             Ok(arrived) => arrived.failure(grpc, unseen),
             // Its own application is not reached better a moment later; another instance's may be.
             Err(rejection) if rejection.reason == Reason::AppUnreachable => None,
+            // The caller's sidecar tries again by itself, and knows other instances: tries at both
+            // ends would multiply.
+            Err(_) if task.route.app.is_some() && exchange.audience().sidecar => None,
             Err(rejection) => {
                 let failure = Failure::Here(rejection.reason);
                 Some(Outcome { failure, unseen, pushback: None })

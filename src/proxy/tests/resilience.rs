@@ -150,9 +150,9 @@ async fn streams_that_were_refused_or_beyond_a_goaway_are_retried() {
             let answer = client.unary("orders:9090", b"message").await;
             assert_eq!((answer.grpc(), &answer.data[..]), ("0", &b"message"[..]), "{answer:?}");
         }
-        // The sidecar beside it tries twice more, and then says that nobody saw it.
+        // The sidecar beside it says that nobody saw it, and leaves the retry to the caller's.
         let inner = attempts(&bad.log().await);
-        assert!(inner.iter().any(|one| *one == [reason; 3]), "{reason}: {inner:?}");
+        assert!(!inner.is_empty() && inner.iter().all(|one| *one == [reason]), "{inner:?}");
         let attempts = attempts(&web.log().await);
         assert!(attempts.iter().any(|one| *one == [reason, ""]), "{attempts:?}");
     }
