@@ -125,7 +125,8 @@ pub(super) const FIRST_HEAD_MAX: Duration = Duration::from_secs(15);
 /// the 60 s after which most clients let go, so that it is rarely we who close under a request.
 pub(super) const HTTP1_SILENCE_MAX: Duration = Duration::from_secs(75);
 /// How long a connection of ours to an HTTP/1.1 application stays without a request: shorter than the
-/// keep-alive of common servers (Node 5 s, gunicorn 2 s by default, most others 60 s or more).
+/// keep-alive of most servers (Node 5 s, most others 60 s or more). gunicorn's 2 s are shorter still:
+/// there it may be the application that closes first.
 pub(super) const HTTP1_IDLE_MAX: Duration = Duration::from_secs(4);
 /// How long an HTTP/2 connection of ours stays without a stream.
 pub(super) const HTTP2_IDLE_MAX: Duration = Duration::from_secs(90);
