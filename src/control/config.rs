@@ -19,7 +19,6 @@ use super::{
     filter::Filter,
     fleet::Fleet,
     list,
-    metrics::Metrics,
     state::{State, Writer, pb_time},
     status, watch,
     world::World,
@@ -44,7 +43,6 @@ pub(super) const WATCHES_MAX: usize = 256;
 pub(crate) struct Config {
     pub state: Arc<State>,
     pub fleet: Arc<Fleet>,
-    pub metrics: Arc<Metrics>,
     pub facts: status::Facts,
     /// Places for [`WATCHES_MAX`] streams.
     pub watches: Arc<Semaphore>,
@@ -77,17 +75,13 @@ impl Config {
             let what = format!("has more than {MESSAGE_BYTES_MAX} bytes");
             return Err(error::invalid("message", what));
         }
-        let (fleet, metrics) = (Arc::clone(&self.fleet), Arc::clone(&self.metrics));
+        let fleet = Arc::clone(&self.fleet);
         self.state
             .write(move |state, writer| {
                 let world = state.world();
                 check_expected(&world, writing.expect_revision)?;
                 let planned = plan(&world, state);
-                let written = carry_out(state, writer, &fleet, planned, &writing)?;
-                for took in fleet.rolled_out(Instant::now()) {
-                    metrics.propagated(took);
-                }
-                Ok(written)
+                carry_out(state, writer, &fleet, planned, &writing)
             })
             .await
     }

@@ -30,6 +30,7 @@ use super::{
     error,
     fleet::Fleet,
     issue::{Identities, Issuing},
+    lease::Leases,
     metrics::Metrics,
     registry::Registry,
     server::{self, Services, Surroundings},
@@ -56,9 +57,6 @@ const STORE_FILE: &str = "mesh.redb";
 /// How often is looked whether the port's own certificate is to be renewed. A timer until then
 /// would stand still while the machine sleeps.
 const RENEWAL_CHECK: Duration = Duration::from_secs(30);
-/// How long workloads that a sidecar held are kept for it after a start: sidecars connect again
-/// within 5 s and report within another 5 s.
-const GRACE: Duration = Duration::from_secs(15);
 
 /// What a control plane is opened with.
 #[derive(Debug, Clone)]
@@ -260,21 +258,30 @@ impl ControlPlane {
             now: inner.options.now,
             ending: ending.clone(),
         };
-        let serving = server::serve(self.services(&ending), surroundings, listener, shutdown);
-        tokio::select! {
+        let leases = Leases::open(&inner.options.data, &inner.state, &inner.registry);
+        let services = self.services(&ending, leases.until());
+        let shutdown = async {
+            shutdown.await;
+            inner.registry.freeze();
+        };
+        // On the heap, because the whole of the API is in it.
+        let serving = Box::pin(server::serve(services, surroundings, listener, shutdown));
+        let ended = tokio::select! {
             ended = serving => ended,
             never = self.renew_own() => match never {},
-        }
+            never = leases.run() => match never {},
+        };
+        leases.save().await;
+        ended
     }
 
-    fn services(&self, ending: &CancellationToken) -> Services {
+    fn services(&self, ending: &CancellationToken, grace_until: Instant) -> Services {
         let inner = &*self.inner;
         let (state, fleet, metrics) = (&inner.state, &inner.fleet, &inner.metrics);
         Services {
             config: Config {
                 state: Arc::clone(state),
                 fleet: Arc::clone(fleet),
-                metrics: Arc::clone(metrics),
                 facts: Facts {
                     started_at: inner.started_at,
                     root_expires_at: inner.authority.not_after(),
@@ -287,7 +294,7 @@ impl ControlPlane {
                 registry: Arc::clone(&inner.registry),
                 fleet: Arc::clone(fleet),
                 metrics: Arc::clone(metrics),
-                grace_until: Instant::now() + GRACE,
+                grace_until,
                 ending: ending.clone(),
             },
             identities: Identities::new(Issuing {

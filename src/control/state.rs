@@ -173,7 +173,10 @@ impl State {
         let (read, newest, identities) = read(contents);
         *writer = identities;
         self.newest.store(Arc::new(newest));
-        self.publish(|world| *world = World { live: Arc::clone(&world.live), ..read });
+        self.publish(|world| {
+            let (live, trail) = (Arc::clone(&world.live), Arc::clone(&world.trail));
+            *world = World { live, trail, ..read };
+        });
         Ok(())
     }
 
@@ -319,8 +322,7 @@ impl State {
 
     fn publish(&self, change: impl FnOnce(&mut World)) {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut world = World::clone(&self.world.load());
-        change(&mut world);
+        let world = self.world.load().then(change);
         self.world.store(Arc::new(world));
         self.generation.send_modify(|generation| *generation += 1);
     }
@@ -338,6 +340,7 @@ fn read(contents: Contents) -> (World, pb::Revision, Writer) {
         stored: Arc::new(Shelf::new(stored)),
         live: Arc::default(),
         registered: Arc::new(registered_keys),
+        trail: Arc::default(),
     };
     let tokens = contents
         .tokens

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{key, refs};
+use super::{
+    key, refs,
+    trail::{Step, Trail},
+};
 use crate::{
     resource::{Kind, ResourceKey, pb},
     units::ServiceName,
@@ -28,6 +31,8 @@ pub(crate) struct World {
     pub live: Arc<Shelf>,
     /// Which of the stored services users did not write: they belong to no revision.
     pub registered: Arc<BTreeSet<ResourceKey>>,
+    /// How it came to be from the worlds before it.
+    pub trail: Arc<Trail>,
 }
 
 /// Resources with the questions that are asked of them answered beforehand.
@@ -58,6 +63,11 @@ impl Shelf {
         shelf
     }
 
+    /// Namespaces in which there is anything.
+    pub(super) fn namespaces(&self) -> &BTreeSet<String> {
+        &self.namespaces
+    }
+
     fn index(&mut self, key: &ResourceKey, resource: &pb::Resource) {
         if !key.namespace.is_empty() {
             self.namespaces.insert(key.namespace.clone());
@@ -82,6 +92,14 @@ impl Shelf {
 }
 
 impl World {
+    /// The next world after this one.
+    pub(crate) fn then(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        change(&mut next);
+        next.trail = Arc::new(self.trail.then(Step::between(self, &next)));
+        next
+    }
+
     /// The resource of that key; a live workload hides a stored one of its name.
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<&Arc<pb::Resource>> {
         self.live.resources.get(key).or_else(|| self.stored.resources.get(key))
@@ -178,6 +196,11 @@ impl World {
             }
         }
         found
+    }
+
+    /// The services of a namespace that have a selector.
+    pub(crate) fn selecting(&self, namespace: &str) -> &[ResourceKey] {
+        self.stored.selecting.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// Every namespace in which there is anything.

@@ -317,6 +317,7 @@ async fn node(
         ports: ports.collect(),
         labels: options.labels.clone().into_iter().collect(),
         zone: options.zone.clone(),
+        weight: options.weight,
     })
 }
 

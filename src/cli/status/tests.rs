@@ -60,6 +60,7 @@ fn sidecar(workload: &str, service: &str, expires: i64) -> pb::SidecarStatus {
         certificate_expires_at: at(expires),
         in_sync: true,
         revision: 42,
+        behind_since: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     resource::pb::{self, WorkloadPhase, subscribe_request::Message},
 };
 
-fn held(message: &pb::SubscribeResponse) -> Vec<pb::Held> {
+pub(super) fn held(message: &pb::SubscribeResponse) -> Vec<pb::Held> {
     message
         .changed
         .iter()
