@@ -10,7 +10,7 @@ use std::{
 use rustls_pki_types::CertificateDer;
 use tonic::{Code, Status};
 
-use super::client::{Client, ConnectError, TlsSource};
+use super::client::{Client, ConnectError, TlsSource, is_credential_refused};
 use crate::{
     clock,
     identity::{
@@ -79,6 +79,25 @@ pub enum JoinError {
     Disk(#[from] DiskError),
 }
 
+impl JoinError {
+    /// Whether the control plane was there, and what it said will not change by asking again.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_)
+            | Self::Svid(_)
+            | Self::Bundle(_)
+            | Self::Identity(_)
+            | Self::OtherIdentity(_) => true,
+            Self::NoToken { .. }
+            | Self::OtherService { .. }
+            | Self::Connect(_)
+            | Self::Unreachable(_)
+            | Self::Csr(_)
+            | Self::Disk(_) => false,
+        }
+    }
+}
+
 /// What a sidecar joins with.
 #[derive(Debug)]
 pub struct Joining<'a> {
@@ -105,7 +124,13 @@ impl Joining<'_> {
             return Err(JoinError::OtherService { service: self.service.clone(), token });
         }
         if let Some(identity) = self.stored()? {
-            return self.usable(identity).await;
+            match self.usable(identity).await {
+                Err(error) if error.is_refusal() && self.token.is_some() => {
+                    let error = error.to_string();
+                    tracing::warn!(error, "the stored certificate is not renewed; joining anew");
+                }
+                usable => return usable,
+            }
         }
         let Some(token) = self.token else {
             let directory = self.disk.path().display().to_string();
@@ -200,7 +225,7 @@ impl Joining<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if !may_pass(status.code()) {
+            if !may_pass(status.code()) || is_credential_refused(&status) {
                 return Err(JoinError::Refused(status));
             }
             if self.patience.is_some_and(|patience| started.elapsed() >= patience) {

@@ -29,6 +29,7 @@ use crate::{
     resource::pb::{self, identity_service_server::IdentityService},
     spiffe::{SpiffeId, TrustBundle},
     task,
+    telemetry::chain,
     tls::{Peer, RENEW_EXPIRED_MAX},
 };
 
@@ -229,7 +230,7 @@ fn sign(
             error::refused(Code::FailedPrecondition, "CA_EXPIRED", failed.to_string(), &[])
         }
         other => {
-            tracing::error!(error = %error::chain(&other), "can not sign");
+            tracing::error!(error = %chain(&other), "can not sign");
             Status::internal("the certificate could not be made; the control plane's log says more")
         }
     })

@@ -45,6 +45,7 @@ use crate::{
         disk::{DataDirectory, DiskError},
     },
     spiffe::{self, IdError, TrustBundle},
+    telemetry::chain,
     tls,
     units::ServiceName,
 };
@@ -320,7 +321,7 @@ impl ControlPlane {
                     tracing::info!("the port's certificate was renewed");
                 }
                 Err(failed) => {
-                    tracing::error!(error = %error::chain(&failed), "can not renew the port's certificate");
+                    tracing::error!(error = %chain(&failed), "can not renew the port's certificate");
                 }
             }
         }

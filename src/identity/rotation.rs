@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 use super::{ca::BACKDATE, csr, disk::DataDirectory};
 use crate::{
     spiffe::{Svid, TrustBundle},
+    telemetry::chain,
     tls::{self, Identity, Role},
 };
 
@@ -163,17 +164,17 @@ async fn renew_once(
     disk: Option<&Arc<DataDirectory>>,
     now: fn() -> SystemTime,
 ) -> Result<(), String> {
-    let request = csr::make().map_err(chain_text)?;
+    let request = csr::make().map_err(told)?;
     let renewed = tokio::time::timeout(ATTEMPT_MAX, renewer.renew(&request.csr)).await;
     let renewed = renewed.map_err(|_| format!("no answer within {} s", ATTEMPT_MAX.as_secs()))?;
-    let renewed = renewed.map_err(chain_text)?;
-    let svid = Svid::new(renewed.chain, request.key, tls::provider()).map_err(chain_text)?;
+    let renewed = renewed.map_err(told)?;
+    let svid = Svid::new(renewed.chain, request.key, tls::provider()).map_err(told)?;
     let bundle = renewed.bundle.unwrap_or_else(|| (*identity.bundle()).clone());
     // One that peers would refuse must not take the place of one that works.
-    tls::verify(svid.chain(), &bundle, Role::Server, now()).map_err(chain_text)?;
+    tls::verify(svid.chain(), &bundle, Role::Server, now()).map_err(told)?;
     // Roots first: peers may already show what only the new ones accept.
-    identity.replace_bundle(bundle).map_err(chain_text)?;
-    identity.replace_svid(svid).map_err(chain_text)?;
+    identity.replace_bundle(bundle).map_err(told)?;
+    identity.replace_svid(svid).map_err(told)?;
     if let Some(disk) = disk {
         store(identity, disk).await;
     }
@@ -187,21 +188,15 @@ async fn store(identity: &Identity, disk: &Arc<DataDirectory>) {
     match spawn_blocking(write).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(error = chain_text(error), "can not store the certificate");
+            tracing::warn!(error = told(error), "can not store the certificate");
         }
         Err(error) => tracing::error!(%error, "can not store the certificate"),
     }
 }
 
-fn chain_text(error: impl Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+fn told(error: impl Error) -> String {
+    chain(&error)
 }
 
 #[cfg(test)]
