@@ -8,6 +8,7 @@
 mod admin;
 mod apply;
 mod auth;
+mod ca;
 mod conditions;
 mod config;
 mod credential;
@@ -26,6 +27,7 @@ mod metrics;
 mod plane;
 mod refs;
 mod registry;
+mod rotation;
 #[cfg(test)]
 mod sample;
 mod scope;
@@ -36,6 +38,7 @@ mod status;
 mod store;
 mod tokens;
 mod traffic;
+mod trust;
 mod validate;
 mod watch;
 mod world;

@@ -27,7 +27,7 @@ use crate::{
     clock,
     control::{self, ControlPlane},
     identity::{
-        Authority, Files, JoinToken, csr,
+        Authority, Files, JoinToken, Roots, csr,
         disk::{DataDirectory, write_private},
     },
     net,
@@ -121,7 +121,12 @@ impl Mesh {
 
     async fn with_clock(now: fn() -> SystemTime) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let options = control::Options::new(root.path().join("control"), "mesh.local");
+        let data = root.path().join("control");
+        DataDirectory::open(&data).expect("made");
+        // Old enough for certificates of days gone by.
+        Roots::open(&data, "mesh.local", None, clock::now() - Duration::from_hours(100))
+            .expect("made");
+        let options = control::Options::new(data, "mesh.local");
         let control = ControlPlane::open(control::Options { now, ..options }).expect("opened");
         let listener = net::listen(loopback()).expect("a port");
         let server = listener.local_addr().expect("bound").to_string();
