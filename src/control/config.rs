@@ -2,7 +2,7 @@
 //! newest world, validated with the compiler and stored as one transaction, all under the writer's
 //! lock; reads load the current world and never wait.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -20,7 +20,9 @@ use super::{
     fleet::Fleet,
     list,
     state::{State, Writer, pb_time},
-    status, watch,
+    status,
+    trust::Tenure,
+    watch,
     world::World,
 };
 use crate::{
@@ -215,7 +217,7 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let ends = auth::not_after(&auth::principal(&request)?).unwrap_or(SystemTime::UNIX_EPOCH);
+        let tenure = Tenure::of(&request)?;
         let pb::WatchRequest { kinds, namespace, selector } = request.into_inner();
         let filter = Filter::parse(&kinds, namespace, &selector)?;
         let Ok(place) = Arc::clone(&self.watches).try_acquire_owned() else {
@@ -224,10 +226,9 @@ impl ConfigService for Config {
         };
         let (sender, receiver) = mpsc::channel(1);
         let watch = watch::Watch::new(&self.state, &self.fleet, filter, sender);
-        let ends = Instant::now() + ends.duration_since(self.state.now()).unwrap_or_default();
         let ending = self.ending.clone();
         let _detached = task::spawn("watch", async move {
-            watch.run(ends, ending).await;
+            watch.run(tenure.over(), ending).await;
             drop(place);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -239,9 +240,9 @@ impl ConfigService for Config {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         let only = status::only(&request.into_inner().service)?;
         let (state, fleet) = (Arc::clone(&self.state), Arc::clone(&self.fleet));
-        let facts = self.facts;
+        let facts = self.facts.clone();
         let now = Instant::now();
-        let status = spawn_blocking(move || status::of(&state, &fleet, facts, only, now)).await;
+        let status = spawn_blocking(move || status::of(&state, &fleet, &facts, only, now)).await;
         status.map(Response::new).map_err(|_| error::internal("a Status panicked"))
     }
 }

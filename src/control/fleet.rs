@@ -14,10 +14,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    auth::Connection,
     delta::Ledger,
     state::pb_time,
     traffic::{Counters, Window},
@@ -64,7 +66,8 @@ struct Caller {
 /// One sidecar's stream.
 #[derive(Debug)]
 pub(crate) struct Session {
-    id: u64,
+    /// Unique among all streams since the start.
+    pub id: u64,
     /// The workload's key.
     pub key: ResourceKey,
     /// The service beside the sidecar.
@@ -73,6 +76,8 @@ pub(crate) struct Session {
     pub version: String,
     /// Where the stream comes from.
     pub remote: SocketAddr,
+    /// The certificates by which it came.
+    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
     /// When it began.
     pub connected_at: SystemTime,
     /// Cancelled when a newer stream of the same workload takes over.
@@ -89,6 +94,8 @@ pub(crate) struct Progress {
     pub in_flight: u32,
     /// As the sidecar last said.
     pub certificate_expires_at: Option<prost_types::Timestamp>,
+    /// The version of whom it trusts, as the sidecar last said.
+    pub trust_version: String,
     /// What it was sent and what it made of it.
     pub ledger: Ledger,
     /// The newest revision of which it was sent all that concerns it.
@@ -165,7 +172,7 @@ impl Fleet {
         key: &ResourceKey,
         service: &ServiceName,
         version: &str,
-        remote: SocketAddr,
+        connection: &Connection,
         now: SystemTime,
     ) -> Seat {
         let session = Arc::new(Session {
@@ -173,7 +180,8 @@ impl Fleet {
             key: key.clone(),
             service: service.clone(),
             version: version.chars().take(64).collect(),
-            remote,
+            remote: connection.remote,
+            certificates: connection.certificates.clone(),
             connected_at: now,
             replaced: CancellationToken::new(),
             progress: Mutex::default(),
@@ -309,7 +317,10 @@ mod tests {
 
     use super::{Fleet, Seat};
     use crate::{
-        control::sample::{resources, service},
+        control::{
+            auth::Connection,
+            sample::{resources, service},
+        },
         resource::{Kind, ResourceKey, pb},
         units::ServiceName,
     };
@@ -317,7 +328,9 @@ mod tests {
     fn join(fleet: &Arc<Fleet>, workload: &str) -> Seat {
         let key = ResourceKey::new(Kind::Workload, "shop", workload);
         let service = ServiceName::new("orders", "shop");
-        fleet.join(&key, &service, "0.1.0", ([127, 0, 0, 1], 1).into(), UNIX_EPOCH)
+        let remote = ([127, 0, 0, 1], 1).into();
+        let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+        fleet.join(&key, &service, "0.1.0", &connection, UNIX_EPOCH)
     }
 
     #[test]

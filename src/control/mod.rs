@@ -8,6 +8,7 @@
 mod admin;
 mod apply;
 mod auth;
+mod ca;
 mod conditions;
 mod config;
 mod credential;
@@ -27,6 +28,7 @@ mod metrics;
 mod plane;
 mod refs;
 mod registry;
+mod rotation;
 #[cfg(test)]
 mod sample;
 mod scope;
@@ -38,6 +40,7 @@ mod store;
 mod tokens;
 mod traffic;
 mod trail;
+mod trust;
 mod validate;
 mod watch;
 mod world;

@@ -3,15 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
-    conditions::with_status, error, filter::Filter, fleet::Fleet, key, state::State, world::World,
+    conditions::with_status, filter::Filter, fleet::Fleet, key, state::State, world::World,
 };
 use crate::resource::{
     ResourceKey,
@@ -44,18 +41,17 @@ impl Watch {
         Self { state, fleet, filter, sender, sent: BTreeMap::new() }
     }
 
-    /// Tells changes until the reader is gone, `ends` is reached or `ending` is cancelled.
-    pub(crate) async fn run(mut self, ends: Instant, ending: CancellationToken) {
+    /// Tells changes until the reader is gone, `over` says that his right is, or `ending` is cancelled.
+    pub(crate) async fn run(
+        mut self,
+        over: impl Future<Output = Status>,
+        ending: CancellationToken,
+    ) {
         let last = self.sender.clone();
         let why = tokio::select! {
             Gone = self.tell_all() => return,
             () = ending.cancelled() => Status::unavailable("the control plane is ending"),
-            () = sleep_until(ends) => error::refused(
-                Code::Unauthenticated,
-                "CERTIFICATE_EXPIRED",
-                "the certificate of this stream has expired",
-                &[],
-            ),
+            why = over => why,
         };
         // A reader too slow for it sees the stream end without a reason.
         let _told = last.try_send(Err(why));

@@ -8,11 +8,15 @@ mod ca;
 pub mod csr;
 pub mod disk;
 mod files;
+mod root;
+mod roots;
 pub mod rotation;
 mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};
 pub use files::{Files, FilesError};
+pub use root::RootKey;
+pub use roots::{Opened, Phase, Roots, Rotation, RotationError};
 pub use token::{JoinToken, TokenError, secret_matches};
 
 #[cfg(test)]
