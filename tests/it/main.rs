@@ -26,6 +26,7 @@ mod harness;
 mod interop;
 mod jaeger;
 mod live;
+mod root;
 mod run;
 mod static_mode;
 mod version;
