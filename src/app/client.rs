@@ -313,7 +313,9 @@ impl Manner {
         match path.rsplit('/').next().unwrap_or_default() {
             "Subscribe" | "Watch" | "TrustBundle" => Self::Stream,
             // Renew signs a key of the caller's: a second signature for it harms nobody.
-            "Get" | "List" | "Status" | "ListTokens" | "RevokeToken" | "Renew" => Self::Repeatable,
+            "Get" | "List" | "Status" | "ListTokens" | "RevokeToken" | "Renew" | "GetAuthority" => {
+                Self::Repeatable
+            }
             _ => Self::Once,
         }
     }

@@ -5,6 +5,7 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod apply;
+mod ca;
 mod check;
 mod context;
 mod control_plane;
@@ -63,6 +64,8 @@ struct Cli {
 enum Command {
     /// Write resources: all of them, or none
     Apply(apply::Args),
+    /// Show the certificate authority, and exchange its root
+    Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
     Check(check::Args),
     /// List, choose or add the control planes that this user knows
@@ -148,6 +151,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
+            Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),

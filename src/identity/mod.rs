@@ -7,6 +7,7 @@
 mod ca;
 pub mod csr;
 pub mod disk;
+mod exchange;
 mod files;
 mod root;
 mod roots;
@@ -14,9 +15,10 @@ pub mod rotation;
 mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};
+pub use exchange::{Phase, Rotation, RotationError};
 pub use files::{Files, FilesError};
 pub use root::RootKey;
-pub use roots::{Opened, Phase, Roots, Rotation, RotationError};
+pub use roots::{Opened, Roots};
 pub use token::{JoinToken, TokenError, secret_matches};
 
 #[cfg(test)]

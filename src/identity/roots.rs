@@ -16,14 +16,15 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use rustls_pki_types::CertificateDer;
 
 use super::{
     Authority, CaError,
     disk::{self, DiskError},
+    exchange::{self, Phase, Rotation, RotationError, Stored},
     root::RootKey,
 };
 use crate::spiffe::{BundleError, Svid, TrustBundle, certificate_pem};
@@ -36,86 +37,6 @@ const LINKS_FILE: &str = "previous.pem";
 const BUNDLE_FILE: &str = "root.pem";
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-
-/// How far the exchange of a root is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Both roots are trusted, and the old one issues.
-    Trust,
-    /// Both roots are trusted, and the new one issues.
-    Issue,
-    /// The same, and connections of the old root end in order.
-    Retire,
-    /// Only the new root is trusted.
-    Drop,
-}
-
-impl Phase {
-    /// All, in order.
-    const ALL: [(Self, &str); 4] = [
-        (Self::Trust, "trust"),
-        (Self::Issue, "issue"),
-        (Self::Retire, "retire"),
-        (Self::Drop, "drop"),
-    ];
-
-    /// As it is stored.
-    fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(phase, _)| *phase == self).map_or("", |(_, name)| name)
-    }
-}
-
-/// The exchange of a root.
-#[derive(Debug, Clone)]
-pub struct Rotation {
-    /// How far it is.
-    pub phase: Phase,
-    /// When it began.
-    pub began: SystemTime,
-    /// When its phase began.
-    pub phase_began: SystemTime,
-    /// Who asked for it.
-    pub by: String,
-    /// Whether it leads back to the root from which another exchange led away.
-    pub aborting: bool,
-    to: Arc<Authority>,
-    to_key: Option<Arc<RootKey>>,
-    /// What leads from the old root to the new one.
-    links: Vec<CertificateDer<'static>>,
-}
-
-impl Rotation {
-    /// The CA that is to stay.
-    pub fn to(&self) -> &Arc<Authority> {
-        &self.to
-    }
-}
-
-/// Why a root is not exchanged.
-#[derive(Debug, thiserror::Error)]
-pub enum RotationError {
-    /// One exchange at a time.
-    #[error("the exchange of a root is under way already")]
-    UnderWay,
-    /// There is none.
-    #[error("no exchange of a root is under way")]
-    None,
-    /// The old root is not trusted any more by some.
-    #[error("the old root is being dropped; this can not be taken back, only finished")]
-    TooLate,
-    /// The new root is the old one.
-    #[error("this is the root that the mesh has already")]
-    SameRoot,
-    /// The CA can not be made, used or stored.
-    #[error(transparent)]
-    Ca(#[from] CaError),
-}
-
-impl From<DiskError> for RotationError {
-    fn from(error: DiskError) -> Self {
-        Self::Ca(error.into())
-    }
-}
 
 /// The mesh's CA. Immutable: each change makes another one, which is on disk when it is returned.
 #[derive(Debug, Clone)]
@@ -376,10 +297,15 @@ impl Roots {
         Ok(Some(next))
     }
 
+    fn save_rotation(&self) -> Result<(), DiskError> {
+        let Some(rotation) = &self.rotation else { return Ok(()) };
+        let text = exchange::to_text(&self.authority, self.root_key.as_deref(), rotation);
+        disk::write_private(&self.directory.join(ROTATION_FILE), text.as_bytes())
+    }
+
     fn with(&self, rotation: Rotation) -> Result<Self, RotationError> {
         let next = Self { rotation: Some(rotation), ..self.clone() };
-        let text = next.to_text();
-        disk::write_private(&self.directory.join(ROTATION_FILE), text.as_bytes())?;
+        next.save_rotation()?;
         next.publish()?;
         Ok(next)
     }
@@ -408,27 +334,6 @@ impl Roots {
     fn publish(&self) -> Result<(), DiskError> {
         disk::write_public(&self.directory.join(BUNDLE_FILE), self.bundle().to_pem().as_bytes())
     }
-
-    /// The exchange as it is stored: a head of names and values, then both CAs.
-    fn to_text(&self) -> String {
-        let Some(rotation) = &self.rotation else { return String::new() };
-        let key =
-            |key: &Option<Arc<RootKey>>| key.as_ref().map_or_else(String::new, |key| key.to_pem());
-        let links: String = rotation.links.iter().map(|der| certificate_pem(der)).collect();
-        format!(
-            "phase {}\nbegan {}\nphase-began {}\naborting {}\nby {}\n\
-             [from]\n{}[from-root]\n{}[to]\n{}[to-root]\n{}[links]\n{links}",
-            rotation.phase.name(),
-            seconds(rotation.began),
-            seconds(rotation.phase_began),
-            rotation.aborting,
-            rotation.by,
-            self.authority.to_pem(),
-            key(&self.root_key),
-            rotation.to.to_pem(),
-            key(&rotation.to_key),
-        )
-    }
 }
 
 /// What [`Roots::open`] found.
@@ -442,12 +347,7 @@ pub enum Opened {
 
 fn load_links(directory: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let text = disk::read(&directory.join(LINKS_FILE), FILE_BYTES_MAX)?.unwrap_or_default();
-    certificates(&text)
-}
-
-fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
-    Ok(all.map_err(|error| BundleError::Pem(error.to_string()))?)
+    exchange::certificates(&text)
 }
 
 fn load_rotation(
@@ -458,50 +358,14 @@ fn load_rotation(
 ) -> Result<Option<Roots>, CaError> {
     let path = directory.join(ROTATION_FILE);
     let Some(text) = disk::read_private(&path, FILE_BYTES_MAX)? else { return Ok(None) };
-    let damaged = || CaError::Damaged(path.clone());
-    let text = String::from_utf8(text).map_err(|_| damaged())?;
-    let section = |name: &str| {
-        let after = text.split_once(&format!("\n[{name}]\n"))?.1;
-        Some(after.split_once("\n[").map_or(after, |(section, _)| section))
-    };
-    let field = |name: &str| {
-        let head = text.split_once("\n[").map_or("", |(head, _)| head);
-        head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-    };
-    let time = |name| {
-        let seconds = field(name)?.parse().ok()?;
-        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-    };
-    let authority = |name| {
-        let text = section(name).ok_or_else(damaged)?;
-        Authority::from_pem(trust_domain, text.as_bytes(), text, now).map(Arc::new)
-    };
-    let key = |name| {
-        let text = section(name).unwrap_or_default();
-        let is_there = text.contains("-----BEGIN");
-        is_there.then(|| RootKey::from_pem(text.as_bytes()).map(Arc::new)).transpose()
-    };
-    let phase = field("phase").ok_or_else(damaged)?;
-    let phase = Phase::ALL.iter().find(|(_, name)| *name == phase).ok_or_else(damaged)?.0;
-    let rotation = Rotation {
-        phase,
-        began: time("began").ok_or_else(damaged)?,
-        phase_began: time("phase-began").ok_or_else(damaged)?,
-        by: field("by").unwrap_or_default().to_owned(),
-        aborting: field("aborting") == Some("true"),
-        to: authority("to")?,
-        to_key: key("to-root")?,
-        links: certificates(section("links").unwrap_or_default().as_bytes())?,
-    };
+    let text = String::from_utf8(text).map_err(|_| CaError::Damaged(path.clone()))?;
+    let stored = exchange::from_text(&text, trust_domain, now)?;
+    let Stored { from, from_key, rotation } = stored.ok_or(CaError::Damaged(path))?;
     Ok(Some(Roots {
         directory: directory.to_owned(),
-        authority: authority("from")?,
-        root_key: key("from-root")?,
+        authority: from,
+        root_key: from_key,
         links: links.to_vec(),
         rotation: Some(rotation),
     }))
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
