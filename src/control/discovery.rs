@@ -374,6 +374,9 @@ impl Stream {
         let wanted = scope(&world, &self.viewer);
         let delta = {
             let mut progress = self.seat.session().progress();
+            if progress.viewer != self.viewer {
+                progress.viewer = self.viewer.clone();
+            }
             let delta = progress.ledger.advance(&wanted, &self.kept);
             progress.seen_revision = world.revision;
             progress.settle();

@@ -29,6 +29,7 @@ use super::{
     discovery::Discovery,
     error,
     fleet::Fleet,
+    guard,
     issue::{Identities, Issuing},
     metrics::Metrics,
     registry::Registry,
@@ -261,9 +262,12 @@ impl ControlPlane {
             ending: ending.clone(),
         };
         let serving = server::serve(self.services(&ending), surroundings, listener, shutdown);
+        // On the heap: it is seldom more than a timer.
+        let guards = Box::pin(guard::run(&inner.state, &inner.fleet));
         tokio::select! {
             ended = serving => ended,
             never = self.renew_own() => match never {},
+            never = guards => match never {},
         }
     }
 
