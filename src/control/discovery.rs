@@ -408,6 +408,9 @@ impl Stream {
         self.seen = Some((world.trail.generation(), interest));
         let (delta, answered) = {
             let mut progress = self.seat.session().progress();
+            if progress.viewer != self.viewer {
+                progress.viewer = self.viewer.clone();
+            }
             let delta = progress.ledger.advance(&wanted, &self.kept);
             progress.seen_revision = world.revision;
             (delta, progress.settle(self.state.now()))

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     auth::Connection,
     delta::Ledger,
+    scope::Viewer,
     state::pb_time,
-    traffic::{Counters, Window},
+    traffic::{Counters, WINDOW, Window},
 };
 use crate::{
     resource::{ResourceKey, pb},
@@ -96,6 +97,8 @@ pub(crate) struct Progress {
     pub certificate_expires_at: Option<prost_types::Timestamp>,
     /// The version of whom it trusts, as the sidecar last said.
     pub trust_version: String,
+    /// Who it is, for what concerns it.
+    pub viewer: Viewer,
     /// What it was sent and what it made of it.
     pub ledger: Ledger,
     /// The newest revision of which it was sent all that concerns it.
@@ -224,10 +227,20 @@ impl Fleet {
 
     /// What callers of each destination saw, by caller, and how far back that reaches.
     pub(crate) fn traffic(&self, now: Instant) -> Traffic {
+        self.traffic_since(now, WINDOW)
+    }
+
+    /// What is reported from now on is told apart from what was before.
+    pub(crate) fn cut(&self) {
+        lock(&self.windows).values_mut().for_each(|caller| caller.window.cut());
+    }
+
+    /// As [`Self::traffic`], of what was reported within this time.
+    pub(crate) fn traffic_since(&self, now: Instant, within: Duration) -> Traffic {
         let mut traffic = Traffic::default();
         for caller in lock(&self.windows).values() {
             traffic.reach = traffic.reach.max(caller.window.reach(now));
-            for (destination, counters) in caller.window.sums(now) {
+            for (destination, counters) in caller.window.sums_of(now, within) {
                 let of = traffic.by_destination.entry(destination.to_owned()).or_default();
                 of.entry(caller.service.to_string()).or_default().add(&counters);
             }

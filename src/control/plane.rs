@@ -29,6 +29,7 @@ use super::{
     discovery::Discovery,
     error,
     fleet::Fleet,
+    guard,
     issue::{Identities, Issuing},
     lease::Leases,
     metrics::Metrics,
@@ -268,10 +269,12 @@ impl ControlPlane {
         // On the heap, because the whole of the API is in it.
         let serving = Box::pin(server::serve(services, surroundings, listener, shutdown));
         let (ca, fleet) = (Arc::clone(&inner.ca), Arc::clone(&inner.fleet));
+        let guards = Box::pin(guard::run(&inner.state, &inner.fleet));
         let ended = tokio::select! {
             ended = serving => ended,
             never = self.renew_own() => match never {},
             never = leases.run() => match never {},
+            never = guards => match never {},
             never = rotation::drive(ca, fleet, leases.until()) => match never {},
         };
         leases.save().await;
