@@ -44,6 +44,7 @@ mod server;
 mod state;
 mod status;
 mod store;
+mod time;
 mod tokens;
 mod traffic;
 mod trail;
