@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     resource::{
-        Kind, Problem, ResourceKey,
+        self, Kind, Problem, ResourceKey,
         pb::{self, config_service_server::ConfigService},
     },
     task,
@@ -166,6 +166,7 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
+        auth::check_write(&request, request.get_ref().resources.iter().filter_map(resource::key))?;
         let by = auth::principal(&request)?.name().to_owned();
         let pb::ApplyRequest { resources, dry_run, expect_revision, message } =
             request.into_inner();
@@ -207,6 +208,8 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let keys = request.get_ref().resources.iter().filter_map(ResourceKey::from_pb);
+        auth::check_write(&request, keys)?;
         let by = auth::principal(&request)?.name().to_owned();
         let pb::DeleteRequest { resources, dry_run, expect_revision, message } =
             request.into_inner();

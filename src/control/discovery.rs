@@ -26,6 +26,7 @@ use super::{
     refs,
     registry::{Registration, Registry},
     scope::{Viewer, scope},
+    stand_in,
     state::State,
     trust::Tenure,
 };
@@ -33,6 +34,7 @@ use crate::{
     resource::{
         Kind, ResourceKey,
         pb::{self, discovery_service_server::DiscoveryService, subscribe_request::Message},
+        understood,
     },
     spiffe::SpiffeId,
     task,
@@ -192,6 +194,8 @@ impl Start {
             registration,
             viewer,
             kept,
+            policy_fields: understood::known_to(&hello.policy_fields),
+            denied: BTreeMap::new(),
             grace_until: self.grace_until,
             answered: BTreeMap::new(),
             namespaces: None,
@@ -220,6 +224,10 @@ struct Stream {
     viewer: Viewer,
     /// Workloads that it held and that may not have registered again yet.
     kept: BTreeSet<ResourceKey>,
+    /// The fields of authorization policies that it knows.
+    policy_fields: BTreeSet<String>,
+    /// Policies that it would not understand, for which others stand, and why.
+    denied: BTreeMap<ResourceKey, Vec<pb::Problem>>,
     grace_until: Instant,
     /// What was said of each service: whether it exists.
     answered: BTreeMap<ServiceName, bool>,
@@ -314,8 +322,17 @@ impl Stream {
         let settled = {
             let mut progress = self.seat.session().progress();
             for held in ack.resources {
-                if let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) {
-                    progress.ledger.acknowledge(&key, &held.resource_version);
+                let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) else {
+                    continue;
+                };
+                match self.denied.get(&key) {
+                    // It runs what stands for a policy that it would not understand.
+                    Some(why) => {
+                        progress.ledger.refuse(&key, &held.resource_version, why.clone());
+                    }
+                    None => {
+                        progress.ledger.acknowledge(&key, &held.resource_version);
+                    }
                 }
             }
             progress.settle();
@@ -363,7 +380,9 @@ impl Stream {
         self.due = None;
         self.worlds.mark_unchanged();
         let world = self.state.world();
-        let wanted = scope(&world, &self.viewer);
+        let mut wanted = scope(&world, &self.viewer);
+        let version = &self.seat.session().version;
+        self.denied = stand_in::put(&mut wanted, &self.policy_fields, version);
         let delta = {
             let mut progress = self.seat.session().progress();
             let delta = progress.ledger.advance(&wanted, &self.kept);

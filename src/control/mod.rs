@@ -7,16 +7,19 @@
 
 mod admin;
 mod apply;
+mod audit;
 mod auth;
 mod ca;
 mod conditions;
 mod config;
 mod credential;
+mod credentials;
 mod delta;
 mod discovery;
 mod error;
 mod filter;
 mod fleet;
+mod grants;
 mod issue;
 mod key;
 mod layers;
@@ -33,6 +36,7 @@ mod sample;
 mod scope;
 mod selector;
 mod server;
+mod stand_in;
 mod state;
 mod status;
 mod store;

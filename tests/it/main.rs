@@ -28,5 +28,6 @@ mod jaeger;
 mod live;
 mod root;
 mod run;
+mod secrets;
 mod static_mode;
 mod version;
