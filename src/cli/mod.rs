@@ -6,6 +6,7 @@
 
 mod apply;
 mod check;
+mod completions;
 mod context;
 mod control_plane;
 mod delete;
@@ -65,6 +66,8 @@ enum Command {
     Apply(apply::Args),
     /// Find out what is wrong, from here to every sidecar
     Check(check::Args),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
@@ -149,6 +152,7 @@ impl Command {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
             Self::Check(args) => wait(check::run(args)),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Delete(args) => wait(delete::run(args)),

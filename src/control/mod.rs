@@ -27,6 +27,7 @@ mod metrics;
 mod plane;
 mod refs;
 mod registry;
+mod related;
 #[cfg(test)]
 mod sample;
 mod scope;

@@ -174,8 +174,8 @@ impl State {
         *writer = identities;
         self.newest.store(Arc::new(newest));
         self.publish(|world| {
-            let (live, trail) = (Arc::clone(&world.live), Arc::clone(&world.trail));
-            *world = World { live, trail, ..read };
+            let live = Arc::clone(&world.live);
+            *world = World { live, ..read };
         });
         Ok(())
     }
@@ -340,7 +340,8 @@ fn read(contents: Contents) -> (World, pb::Revision, Writer) {
         stored: Arc::new(Shelf::new(stored)),
         live: Arc::default(),
         registered: Arc::new(registered_keys),
-        trail: Arc::default(),
+        trust_domain: contents.trust_domain.into(),
+        ..World::default()
     };
     let tokens = contents
         .tokens

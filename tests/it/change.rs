@@ -37,7 +37,7 @@ const LEAF_TTL: Duration = Duration::from_secs(30);
 
 /// A call that failed.
 #[derive(Debug, Clone)]
-struct Failure {
+pub(crate) struct Failure {
     id: u64,
     began: Instant,
     ended: Instant,
@@ -46,7 +46,7 @@ struct Failure {
 
 impl Failure {
     /// For people: when, since the load began, and what.
-    fn tell(&self, start: Instant) -> String {
+    pub(crate) fn tell(&self, start: Instant) -> String {
         let (began, ended) = (self.began - start, self.ended - start);
         format!("call {} from {began:.3?} to {ended:.3?}: {}", self.id, self.what)
     }
@@ -61,13 +61,13 @@ struct Tally {
 }
 
 /// An open loop of calls; a slow answer does not slow down the next call.
-struct Load {
+pub(crate) struct Load {
     tally: Arc<Tally>,
     calling: JoinHandle<u64>,
 }
 
 impl Load {
-    fn start(outbound: SocketAddr) -> Self {
+    pub(crate) fn start(outbound: SocketAddr) -> Self {
         let tally = Arc::new(Tally::default());
         let calling = tokio::spawn(call_on(outbound, Arc::clone(&tally)));
         Self { tally, calling }
@@ -75,7 +75,7 @@ impl Load {
 
     /// Waits until `more` further calls have ended, or as many as a busy machine makes in three times
     /// as long.
-    async fn go_on(&self, more: u32) {
+    pub(crate) async fn go_on(&self, more: u32) {
         let begun = self.tally.ended.load(Ordering::Relaxed);
         let goal = begun + u64::from(more);
         let end = Instant::now() + 3 * more * TICK;
@@ -88,7 +88,7 @@ impl Load {
     }
 
     /// Ends it, and returns how many calls were made and which failed.
-    async fn stop(self) -> (u64, Vec<Failure>) {
+    pub(crate) async fn stop(self) -> (u64, Vec<Failure>) {
         self.tally.stop.store(true, Ordering::Relaxed);
         let made = self.calling.await.expect("the load does not panic");
         let failures = self.tally.failures.lock().unwrap().clone();
