@@ -8,6 +8,7 @@ mod apply;
 mod audit;
 mod ca;
 mod check;
+mod completions;
 mod context;
 mod control_plane;
 mod credential;
@@ -78,6 +79,8 @@ enum Command {
     Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
     Check(check::Args),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
@@ -172,6 +175,7 @@ impl Command {
             Self::Audit(args) => wait(audit::run(args)),
             Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Credential(args) => wait(credential::run(args)),

@@ -46,9 +46,10 @@ impl Planned {
         now: prost_types::Timestamp,
     ) {
         let after = carried_out(world, &self.plan, now);
+        let after = World { trust_domain: trust_domain.into(), ..after };
         // What is wrong with a resource alone was found before, in the same words.
         let known: BTreeSet<_> = self.problems.iter().map(validate::name).collect();
-        let found = validate::problems(world, &after, trust_domain, &touched);
+        let found = validate::problems(world, &after, &touched);
         self.problems.extend(found.into_iter().filter(|it| !known.contains(&validate::name(it))));
         if let Some(more) = self.problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
             // The worst first, so that what is left out does not matter.

@@ -32,6 +32,8 @@ use crate::{
 
 /// Revisions that are being rolled out and timed at once; the oldest is given up first.
 const ROLLOUTS_MAX: usize = 64;
+/// Writes whose times are remembered, to be put beside the times at which calls began to fail.
+const WRITES_MAX: usize = 50;
 /// Sidecars that come again in one second after a restart of the control plane.
 const RECONNECTIONS_PER_SECOND: u32 = 120;
 /// The longest time over which they are spread.
@@ -45,6 +47,7 @@ pub(crate) struct Fleet {
     sessions: Mutex<BTreeMap<ResourceKey, Arc<Session>>>,
     windows: Mutex<BTreeMap<ResourceKey, Caller>>,
     rollouts: Mutex<VecDeque<Rollout>>,
+    writes: Mutex<VecDeque<(u64, Instant)>>,
     next: AtomicU64,
 }
 
@@ -250,6 +253,12 @@ impl Fleet {
 
     /// A revision was written: from now on its way to the sidecars is timed.
     pub(crate) fn wrote(&self, revision: u64, now: Instant) {
+        let mut writes = lock(&self.writes);
+        if writes.len() >= WRITES_MAX {
+            writes.pop_front();
+        }
+        writes.push_back((revision, now));
+        drop(writes);
         let mut rollouts = lock(&self.rollouts);
         // With the list locked: who answers meanwhile is either seen here or takes itself out below.
         let sessions = self.sessions();
@@ -262,6 +271,11 @@ impl Fleet {
             rollouts.pop_front();
         }
         rollouts.push_back(Rollout { revision, since: now, waiting });
+    }
+
+    /// The last revisions that were written, the newest last.
+    pub(crate) fn writes(&self) -> Vec<(u64, Instant)> {
+        lock(&self.writes).iter().copied().collect()
     }
 
     /// A sidecar has answered to everything up to a revision. Returns how long those revisions took

@@ -36,6 +36,7 @@ mod open;
 mod plane;
 mod refs;
 mod registry;
+mod related;
 mod revisions;
 mod rollback;
 mod rotation;

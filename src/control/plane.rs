@@ -249,6 +249,16 @@ impl ControlPlane {
         self.inner.state.is_healthy()
     }
 
+    /// How it is, in one line for a supervisor: `revision 42, 12 of 13 sidecars in sync, store ok`.
+    pub fn summary(&self) -> String {
+        let revision = self.inner.state.world().revision;
+        let sessions = self.inner.fleet.sessions();
+        let synced = sessions.iter().filter(|it| it.progress().in_sync(revision)).count();
+        let store = if self.is_healthy() { "ok" } else { "failing" };
+        let all = sessions.len();
+        format!("revision {revision}, {synced} of {all} sidecars in sync, store {store}")
+    }
+
     /// Makes a join token, as `AdminService.CreateToken` does; `uses` 0: until its time is up.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ pub(crate) fn workload(name: &str, service: &str, with: &str) -> pb::Resource {
             service: service.to_owned(),
             address: "127.0.0.1".to_owned(),
             inbound: 15006,
+            identity: format!("spiffe://mesh.local/ns/{}/svc/{service}", split(name).0),
             ..Default::default()
         }),
     );

@@ -238,8 +238,8 @@ impl State {
         self.newest.store(Arc::new(newest));
         self.guards.store(Arc::new(guards));
         self.publish(|world| {
-            let (live, trail) = (Arc::clone(&world.live), Arc::clone(&world.trail));
-            *world = World { live, trail, ..read };
+            let live = Arc::clone(&world.live);
+            *world = World { live, ..read };
         });
         Ok(())
     }
@@ -474,7 +474,8 @@ fn read(contents: Contents) -> Read {
         stored: Arc::new(Shelf::new(stored)),
         live: Arc::default(),
         registered: Arc::new(registered_keys),
-        trail: Arc::default(),
+        trust_domain: contents.trust_domain.into(),
+        ..World::default()
     };
     let tokens = contents
         .tokens

@@ -91,8 +91,10 @@ async fn every_method_is_refused_to_whoever_may_not_call_it() {
     let unknown = plane.authority().credential("reader", hour, now).expect("made");
     let viewer = plane.credential("viewer", CredentialRole::Viewer, &[]).await;
     let editor = plane.credential("editor", CredentialRole::Editor, &["shop"]).await;
+    let log = ["History", "Diff", "GetGuard"];
     let reads = ["Get", "List", "Status", "ListTokens", "GetAuthority", "TrustBundle", "Join"];
-    let writes = ["Apply", "Delete", "CreateToken", "RevokeToken"];
+    let reads = [&reads[..], &log].concat();
+    let writes = ["Apply", "Delete", "Rollback", "CreateToken", "RevokeToken"];
     let of_workload = [&["Join", "Renew", "TrustBundle", "Subscribe"], &standard[..]].concat();
     // Watch is a method of two services, and only one of them is for everybody.
     for (who, caller, expected) in [

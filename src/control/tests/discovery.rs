@@ -199,6 +199,7 @@ async fn status_counts_endpoints_and_traffic() {
         total,
         failed: [("no_endpoint".to_owned(), failed)].into(),
         latency_buckets: vec![total],
+        ..Default::default()
     };
     for (total, failed) in [(100, 50), (110, 53)] {
         web.say(Message::State(pb::WorkloadState {
