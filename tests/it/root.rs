@@ -84,11 +84,11 @@ async fn the_root_is_exchanged_under_load_and_no_call_fails() {
         "far",
         "--server",
         &server,
-        "--certificate-authority",
+        "--cacert",
         &copy,
-        "--client-certificate",
+        "--cert",
         &certificate,
-        "--client-key",
+        "--key",
         &key,
     ];
     mesh.place.run(&add).await.assert_done();
