@@ -2,10 +2,16 @@
 //! that the mesh itself makes.
 
 pub mod answer;
+mod block;
+mod event;
 pub mod fields;
 pub mod grpc;
 mod head;
+mod name;
 mod replay;
 
+pub use block::{Field, HeaderBlock};
+pub use event::{ConnectionError, ErrorCode, Event, StreamError};
 pub use head::{Fields, Head};
+pub use name::Token;
 pub use replay::{Cancelled, Replay, ReplayBody};
