@@ -11,7 +11,7 @@ mod name;
 mod replay;
 
 pub use block::{Field, HeaderBlock};
-pub use event::{ConnectionError, ErrorCode, Event, StreamError};
+pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};
 pub use name::Token;
 pub use replay::{Cancelled, Replay, ReplayBody};
