@@ -7,6 +7,8 @@
 //! what is decided and recorded about a request does not know that.
 
 mod acceptor;
+mod bytes;
+mod codec;
 mod attempt;
 mod body;
 mod connection;
@@ -15,20 +17,26 @@ mod destination;
 mod detect;
 mod dial;
 mod exchange;
-mod exec;
 mod expiry;
 mod fault;
 mod headers;
+mod hub;
 mod inbound;
 mod io;
+mod link;
 mod outbound;
 mod pool;
 mod request;
 mod route;
 mod settings;
+mod splice;
 mod start;
+mod stream;
+mod tasks;
 mod tunnel;
 mod watch;
+mod window;
+mod wire;
 mod worker;
 
 pub use destination::{EndpointReport, EndpointState};
