@@ -10,6 +10,7 @@ mod head;
 mod name;
 mod replay;
 
+pub(crate) use block::{FIELD_OVERHEAD, Mark};
 pub use block::{Field, HeaderBlock};
 pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};

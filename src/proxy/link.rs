@@ -244,7 +244,7 @@ impl Link {
             },
             Event::Refused { stream, error, head } => {
                 if let End::Near(host) = &self.end {
-                    self.begin(stream, head, true, now, |one| host.refuse(one, error));
+                    self.begin(stream, head, false, now, |one| host.refuse(one, error));
                 }
             }
             Event::Informational { stream, head } => {
