@@ -27,6 +27,13 @@ struct Entry {
     sensitive: bool,
 }
 
+/// Where a block ended at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    bytes: usize,
+    fields: usize,
+}
+
 /// One field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -79,6 +86,22 @@ impl HeaderBlock {
         self.bytes.extend_from_slice(value);
         let entry = Entry { start, name: name.len(), value: value.len(), token, sensitive };
         self.fields.push(entry);
+    }
+
+    /// An empty one with room for so many bytes and fields.
+    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), fields: Vec::with_capacity(fields) }
+    }
+
+    /// Its end as it is now, to come back to by [`truncate`](Self::truncate).
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), fields: self.fields.len() }
+    }
+
+    /// Forgets what was appended since `mark`. Nothing else may have been changed in between.
+    pub fn truncate(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.fields.truncate(mark.fields);
     }
 
     /// How many fields there are, pseudo-header fields included.
@@ -272,6 +295,20 @@ mod tests {
         assert_eq!(list(&block), pairs(&[(":path", "/longer")]));
         block.clear();
         assert!(block.is_empty());
+    }
+
+    #[test]
+    fn what_was_appended_can_be_taken_back() {
+        let mut block: HeaderBlock = [(":path", "/a"), ("te", "trailers")].into_iter().collect();
+        let before = list(&block);
+        for _ in 0..2 {
+            let mark = block.mark();
+            block.push(b"x-mine", b"1");
+            block.push_token(Token::Traceparent, b"00");
+            assert_eq!(block.len(), 4);
+            block.truncate(mark);
+            assert_eq!(list(&block), before);
+        }
     }
 
     #[test]
