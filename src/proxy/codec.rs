@@ -52,7 +52,16 @@ impl Codec {
         end: bool,
         now: Instant,
     ) -> Result<u32, OpenError> {
-        both!(self, codec => codec.open(head, end, now))
+        match self {
+            Self::Http1(codec) => codec.open(head, end, now),
+            Self::Http2(codec) => codec.open(head, end, now).map_err(|error| match error {
+                http2::OpenError::Full => OpenError::Full,
+                http2::OpenError::GoingAway | http2::OpenError::Exhausted => OpenError::GoingAway,
+                http2::OpenError::Unsupported => {
+                    OpenError::Malformed("the peer takes no extended CONNECT")
+                }
+            }),
+        }
     }
 
     pub(super) fn room(&self) -> usize {

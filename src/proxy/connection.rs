@@ -17,6 +17,7 @@ use super::{
     expiry,
     io::{Rewind, Socket},
     link::{End, Host, Link, Outlook, linger},
+    memory::Once,
     request,
     settings::{FIRST_HEAD_MAX, HANDSHAKE_MAX, http1_server, http2_server},
     stream::Incoming,
@@ -26,8 +27,9 @@ use super::{
 };
 use crate::{
     clock,
-    http::StreamError,
+    http::{StreamError, answer::Rejection},
     http1, http2,
+    reason::Reason,
     task::{self, DrainGuard},
     telemetry::{Direction, metrics::InFlight},
     tls::{self, Identity, Peer, Role, Sni},
@@ -49,6 +51,7 @@ pub(super) struct Origin {
     pub(super) opened: Instant,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+    pub(super) once: Once,
     pub(super) counts: Rc<Counts>,
 }
 
@@ -106,6 +109,7 @@ impl Origin {
             http2: spoken == Spoken::Http2,
             opened: Instant::now(),
             requests: Cell::new(0),
+            once: Once::default(),
             counts: Rc::clone(&self.counts),
         })
     }
@@ -160,6 +164,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             http2: spoken == Spoken::Http2,
             opened,
             requests: Cell::new(0),
+            once: Once::default(),
             counts: Rc::clone(&counts),
         })
     };
@@ -307,7 +312,15 @@ impl Host for Served {
     }
 
     fn refuse(&self, incoming: Incoming, error: StreamError) -> Story {
-        Box::pin(request::refuse(Rc::clone(&self.origin), incoming, error))
+        let origin = Rc::clone(&self.origin);
+        let reason = match error {
+            StreamError::HeadTooLarge => Reason::HeadersTooLarge,
+            _ => Reason::Malformed,
+        };
+        Box::pin(async move {
+            let rejection = Rejection::unseen(reason, error.to_string());
+            request::refuse(&origin, incoming.head, &incoming.caller, &rejection);
+        })
     }
 
     fn outlook(&self) -> Outlook {

@@ -5,13 +5,14 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    hash::{BuildHasher as _, Hash, Hasher},
     io,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
@@ -29,11 +30,26 @@ use super::{
 };
 use crate::{clock, http1, http2, reason::Reason, task, tls};
 
-/// Connections with one key are interchangeable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Connections with one key are interchangeable. Made once for an endpoint, and looked up for each of
+/// its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) to: Where,
     pub(super) how: How,
+    hash: u64,
+}
+
+impl Key {
+    pub(super) fn new(to: Where, how: How) -> Self {
+        let hash = FxBuildHasher.hash_one((&to, &how));
+        Self { to, how, hash }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// How an endpoint is spoken to.
@@ -41,8 +57,6 @@ pub(super) struct Key {
 pub(super) enum How {
     /// HTTP/1.1 in plaintext.
     Http1,
-    /// HTTP/1.1 in plaintext to a proxy, with targets in absolute form.
-    Proxy,
     /// HTTP/2 in plaintext.
     Http2,
     /// HTTP/2 in mutual TLS to a sidecar.
@@ -367,7 +381,7 @@ async fn open(
 ) -> Result<Rc<Link>, DialError> {
     let expected = match &place.key.how {
         How::Mesh(expected) => Some(expected),
-        How::Http1 | How::Proxy | How::Http2 => None,
+        How::Http1 | How::Http2 => None,
     };
     let dialled = hub.paced(dialer.dial(&place.key.to, expected, bound)).await?;
     let Dialled { socket, tls, proof, own } = dialled;
@@ -390,8 +404,7 @@ async fn open(
     let codec = if place.key.how.is_http2() {
         Codec::Http2(Box::new(http2::Connection::client(&http2_client(), now)))
     } else {
-        let config = http1_client(place.key.how == How::Proxy);
-        Codec::Http1(Box::new(http1::Connection::client(&config, now)))
+        Codec::Http1(Box::new(http1::Connection::client(&http1_client(), now)))
     };
     let link = Link::new(hub, End::Far(far), codec, wire);
     let _runs_on = task::spawn_local("upstream", Rc::clone(&link).run());

@@ -196,12 +196,8 @@ pub(super) fn http1_server() -> http1::Config {
 }
 
 /// How HTTP/1.1 is spoken to those who are called.
-pub(super) fn http1_client(to_proxy: bool) -> http1::Config {
-    http1::Config {
-        head_bytes_max: HEAD_BYTES_MAX,
-        absolute_form: to_proxy,
-        ..http1::Config::default()
-    }
+pub(super) fn http1_client() -> http1::Config {
+    http1::Config { head_bytes_max: HEAD_BYTES_MAX, ..http1::Config::default() }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{link::Link, tasks::Key};
-use crate::http::{ErrorCode, HeaderBlock, StreamError, grpc};
+use crate::http::{ErrorCode, HeaderBlock, StreamError, fields, grpc};
 
 /// What a stream's own side has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +269,11 @@ impl Stream {
     }
 
     /// Trailers came.
-    pub(super) fn trailers(self: &Rc<Self>, trailers: HeaderBlock) {
+    pub(super) fn trailers(self: &Rc<Self>, mut trailers: HeaderBlock) {
+        if self.accepted {
+            // The story does the same with a response's.
+            fields::strip_trailers(&mut trailers);
+        }
         {
             let mut received = self.received.borrow_mut();
             received.end = true;
@@ -280,6 +284,17 @@ impl Stream {
         self.finish();
         self.pump();
         self.tell();
+    }
+
+    /// Sends trailers and with them the end; without any left, only the end.
+    pub(super) fn end_with(self: &Rc<Self>, trailers: &HeaderBlock) {
+        self.sent.set(Sent::Ended);
+        if trailers.is_empty() {
+            self.link.send(self.id, &[], true);
+        } else {
+            self.link.trailers(self.id, trailers);
+        }
+        self.finish();
     }
 
     /// Moves what waits here to where it goes.
@@ -321,7 +336,7 @@ impl Stream {
             && !received.end_passed
             && let Some(trailers) = &received.trailers
         {
-            to.link.trailers(to.id, trailers);
+            to.end_with(trailers);
             received.end_passed = true;
         }
         let (ended, end) = (received.end_passed, received.end);

@@ -9,10 +9,14 @@ use std::{
 };
 
 use super::{
+    fault,
     link::{End, Link},
     splice::{Listener, Sent, Stream},
 };
-use crate::http::{ErrorCode, HeaderBlock, OpenError, StreamError};
+use crate::{
+    http::{ErrorCode, HeaderBlock, OpenError, StreamError, answer::Rejection},
+    reason::Reason,
+};
 
 /// A request as it came.
 pub(super) struct Incoming {
@@ -86,9 +90,7 @@ impl Caller {
         if stream.gone.get() || stream.sent.get() != Sent::Open {
             return;
         }
-        stream.sent.set(Sent::Ended);
-        stream.link.trailers(stream.id, trailers);
-        stream.finish();
+        stream.end_with(trailers);
     }
 
     /// Ends the response early.
@@ -313,12 +315,13 @@ impl Upstream {
         passed(&self.0)
     }
 
-    /// Why the peer refused our certificate, if that is why the stream failed: in TLS 1.3 that is
-    /// heard only after the handshake.
-    pub(super) fn refused(&self) -> Option<String> {
-        match &self.0.link.end {
-            End::Far(far) => far.refused(),
-            End::Near(_) => None,
+    /// What an error of this stream means. That the peer refused our certificate is heard, in TLS 1.3,
+    /// only after the handshake, and then nothing of the request was read.
+    pub(super) fn fault(&self, error: StreamError) -> Rejection {
+        let End::Far(far) = &self.0.link.end else { return fault::of_stream(error) };
+        match far.refused() {
+            Some(why) => Rejection::unseen(Reason::PeerIdentity, why),
+            None => fault::of_stream(error),
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::{
     runtime,
     sync::mpsc,
     task::LocalSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
@@ -26,10 +26,10 @@ use super::{
     hub::Hub,
     io,
     link::Link,
+    memory::Memory,
     pool::Pool,
     settings::{HANDED_MAX, SWEEP_EVERY},
     start::StartError,
-    watch::Watch,
 };
 use crate::task::{self, DrainGuard};
 
@@ -41,7 +41,7 @@ pub(super) struct Worker {
     pub(super) core: Arc<Core>,
     pub(super) hub: Rc<Hub>,
     pub(super) pool: Pool,
-    pub(super) watch: Rc<Watch>,
+    pub(super) memory: Memory,
 }
 
 /// All workers of a proxy.
@@ -127,7 +127,7 @@ impl Crew {
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let (hub, woken) = Hub::new();
     let pool = Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
-    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, watch: Rc::default() });
+    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory: Memory::default() });
     let stories = Rc::clone(&hub);
     let _ends_with_the_thread = [
         task::spawn_local("upkeep", upkeep(Rc::clone(&worker))),
@@ -169,7 +169,6 @@ async fn upkeep(worker: Rc<Worker>) {
                 worker.hub.links().iter().for_each(Link::look_after);
                 worker.pool.sweep();
                 worker.hub.shrink();
-                worker.watch.sweep(Instant::now());
                 worker.hub.tasks.run();
             }
             open = changed => {
