@@ -38,6 +38,22 @@ impl Codec {
         both!(self, codec => codec.eof());
     }
 
+    /// The transport broke.
+    pub(super) fn broken(&mut self) {
+        match self {
+            Self::Http1(codec) => codec.broken(),
+            Self::Http2(codec) => codec.eof(),
+        }
+    }
+
+    /// Whether the sending half is to be shut down once the output is written.
+    pub(super) fn ends_output(&self) -> bool {
+        match self {
+            Self::Http1(codec) => codec.ends_output(),
+            Self::Http2(_) => false,
+        }
+    }
+
     pub(super) fn output(&mut self) -> &mut Vec<u8> {
         both!(self, codec => codec.output())
     }

@@ -435,9 +435,7 @@ impl Link {
     /// Ends it as if the network had.
     pub(super) fn cut(self: &Rc<Self>) {
         if !self.over.get() {
-            self.lose(None);
-            self.over.set(true);
-            self.wake();
+            self.lose(Some(io::ErrorKind::ConnectionAborted.into()));
         }
     }
 
@@ -470,7 +468,11 @@ impl Link {
                 End::Far(far) => far.broke(error),
             }
         }
-        self.codec.borrow_mut().eof();
+        if error.is_some() {
+            self.codec.borrow_mut().broken();
+        } else {
+            self.codec.borrow_mut().eof();
+        }
         self.revive();
         if error.is_some() {
             self.over.set(true);
@@ -486,27 +488,8 @@ impl Link {
                 stream.reset(ErrorCode::NO_ERROR);
             }
         }
-        let mut output = std::mem::take(self.codec.borrow_mut().output());
-        let written = {
-            let waker = self.waker.borrow();
-            let mut cx = Context::from_waker(&waker);
-            match self.wire.borrow_mut().as_mut() {
-                Some(wire) => wire.poll_drain(&mut cx, &mut output),
-                None => Err(io::ErrorKind::NotConnected.into()),
-            }
-        };
-        match written {
-            Ok(written) => {
-                self.blocked.set(written == Written::Blocked);
-                let left = output.len();
-                let mut codec = self.codec.borrow_mut();
-                if left > 0 {
-                    *codec.output() = output;
-                } else {
-                    self.hub.give(output);
-                }
-                codec.flushed(left);
-            }
+        match self.write() {
+            Ok(written) => self.blocked.set(written == Written::Blocked),
             Err(error) => {
                 self.blocked.set(false);
                 self.lose(Some(error));
@@ -516,6 +499,24 @@ impl Link {
         }
         // Those that waited for room go on, and so does a request that waited for the one before it.
         self.revive();
+    }
+
+    fn write(&self) -> io::Result<Written> {
+        let waker = self.waker.borrow();
+        let mut cx = Context::from_waker(&waker);
+        let mut wire = self.wire.borrow_mut();
+        let wire = wire.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut codec = self.codec.borrow_mut();
+        let written = wire.poll_drain(&mut cx, codec.output())?;
+        let left = codec.output().len();
+        codec.flushed(left);
+        if left == 0 {
+            self.hub.give(std::mem::take(codec.output()));
+            if written == Written::All && codec.ends_output() {
+                wire.shut_down(&mut cx);
+            }
+        }
+        Ok(written)
     }
 
     /// Ends it once the codec has said its last word and that is written.

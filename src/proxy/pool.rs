@@ -57,6 +57,8 @@ impl Hash for Key {
 pub(super) enum How {
     /// HTTP/1.1 in plaintext.
     Http1,
+    /// HTTP/1.1 in plaintext to a proxy, with targets in absolute form.
+    Proxy,
     /// HTTP/2 in plaintext.
     Http2,
     /// HTTP/2 in mutual TLS to a sidecar.
@@ -381,7 +383,7 @@ async fn open(
 ) -> Result<Rc<Link>, DialError> {
     let expected = match &place.key.how {
         How::Mesh(expected) => Some(expected),
-        How::Http1 | How::Http2 => None,
+        How::Http1 | How::Proxy | How::Http2 => None,
     };
     let dialled = hub.paced(dialer.dial(&place.key.to, expected, bound)).await?;
     let Dialled { socket, tls, proof, own } = dialled;
@@ -404,7 +406,8 @@ async fn open(
     let codec = if place.key.how.is_http2() {
         Codec::Http2(Box::new(http2::Connection::client(&http2_client(), now)))
     } else {
-        Codec::Http1(Box::new(http1::Connection::client(&http1_client(), now)))
+        let config = http1_client(place.key.how == How::Proxy);
+        Codec::Http1(Box::new(http1::Connection::client(&config, now)))
     };
     let link = Link::new(hub, End::Far(far), codec, wire);
     let _runs_on = task::spawn_local("upstream", Rc::clone(&link).run());

@@ -174,6 +174,8 @@ pub(super) fn http2_server() -> http2::Config {
         stream_window: STREAM_WINDOW_BYTES,
         keepalive_after: Some(PING_AFTER),
         answer_time: PONG_WITHIN,
+        // Only strangers are asked to hurry; `Served` sees to them.
+        first_request_time: Duration::MAX,
         head_max: HEAD_BYTES_MAX,
         ..http2::Config::default()
     }
@@ -196,8 +198,12 @@ pub(super) fn http1_server() -> http1::Config {
 }
 
 /// How HTTP/1.1 is spoken to those who are called.
-pub(super) fn http1_client() -> http1::Config {
-    http1::Config { head_bytes_max: HEAD_BYTES_MAX, ..http1::Config::default() }
+pub(super) fn http1_client(to_proxy: bool) -> http1::Config {
+    http1::Config {
+        head_bytes_max: HEAD_BYTES_MAX,
+        absolute_form: to_proxy,
+        ..http1::Config::default()
+    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,13 @@ impl Wire {
         drop(self.poll_drain(cx, &mut Vec::new()));
     }
 
+    /// Ends the sending half, as far as the socket takes it at once.
+    pub(super) fn shut_down(&mut self, cx: &mut Context<'_>) {
+        self.say_goodbye(cx);
+        // Whether it was heard shows by what is read.
+        let _ended = Pin::new(&mut self.socket).poll_shutdown(cx);
+    }
+
     /// The socket, for whatever remains to be done with it.
     pub(super) fn into_socket(self) -> Socket {
         self.socket
