@@ -16,7 +16,7 @@ use super::{
     detect::{Spoken, detect},
     expiry,
     io::{Rewind, Socket},
-    link::{End, Host, Link, Outlook, linger},
+    link::{End, Host, Link, Outlook, Refusal, linger},
     memory::Once,
     request,
     settings::{FIRST_HEAD_MAX, HANDSHAKE_MAX, http1_server, http2_server},
@@ -311,14 +311,17 @@ impl Host for Served {
         Box::pin(request::serve(Rc::clone(&self.origin), incoming))
     }
 
-    fn refuse(&self, incoming: Incoming, error: StreamError) -> Story {
+    fn refuse(&self, incoming: Incoming, why: Refusal) -> Story {
         let origin = Rc::clone(&self.origin);
-        let reason = match error {
-            StreamError::HeadTooLarge => Reason::HeadersTooLarge,
-            _ => Reason::Malformed,
-        };
         Box::pin(async move {
-            let rejection = Rejection::unseen(reason, error.to_string());
+            let (reason, what) = match why {
+                Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Head(error @ StreamError::HeadTooLarge) => {
+                    (Reason::HeadersTooLarge, error.to_string())
+                }
+                Refusal::Head(error) => (Reason::Malformed, error.to_string()),
+            };
+            let rejection = Rejection::unseen(reason, what);
             request::refuse(&origin, incoming.head, &incoming.caller, &rejection);
         })
     }

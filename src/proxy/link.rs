@@ -21,7 +21,7 @@ use super::{
     hub::Hub,
     io::Socket,
     pool::Far,
-    settings::{LINGER_BYTES_MAX, LINGER_MAX},
+    settings::{LINGER_BYTES_MAX, LINGER_MAX, WAITING_BYTES_MAX},
     splice::{Head, Listener, Sent, Stream},
     stream::{Caller, Incoming},
     tasks::Story,
@@ -40,8 +40,8 @@ pub(super) trait Host {
     /// The story of a request.
     fn serve(&self, incoming: Incoming) -> Story;
 
-    /// The story of a request whose head could not be taken.
-    fn refuse(&self, incoming: Incoming, error: StreamError) -> Story;
+    /// The story of a request that is not looked at.
+    fn refuse(&self, incoming: Incoming, why: Refusal) -> Story;
 
     /// Whether the connection may go on as it is.
     fn outlook(&self) -> Outlook;
@@ -51,6 +51,15 @@ pub(super) trait Host {
 
     /// As in logs.
     fn name(&self) -> &str;
+}
+
+/// Why a request is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its head could not be taken.
+    Head(StreamError),
+    /// Too much waits in this worker already.
+    Overloaded,
 }
 
 /// Whether a connection may go on.
@@ -239,12 +248,16 @@ impl Link {
     fn handle(self: &Rc<Self>, event: Event<'_>, now: Instant) {
         match event {
             Event::Head { stream, head, end } => match &self.end {
+                End::Near(host) if self.hub.waiting() > WAITING_BYTES_MAX => {
+                    let refuse = |one| host.refuse(one, Refusal::Overloaded);
+                    self.begin(stream, head, end, now, refuse);
+                }
                 End::Near(host) => self.begin(stream, head, end, now, |one| host.serve(one)),
                 End::Far(_) => self.answer(stream, Head { head, end, informational: false }),
             },
             Event::Refused { stream, error, head } => {
                 if let End::Near(host) = &self.end {
-                    self.begin(stream, head, false, now, |one| host.refuse(one, error));
+                    self.begin(stream, head, false, now, |one| host.refuse(one, Refusal::Head(error)));
                 }
             }
             Event::Informational { stream, head } => {
@@ -305,11 +318,7 @@ impl Link {
     /// A response's head came.
     fn answer(&self, number: u32, head: Head) {
         let Some(stream) = self.stream(number) else { return };
-        {
-            let mut received = stream.received.borrow_mut();
-            received.end = head.end;
-            received.heads.push(head);
-        }
+        stream.received.borrow_mut().push_head(head);
         stream.finish();
         stream.tell();
     }
@@ -405,11 +414,6 @@ impl Link {
     /// Whether it was asked to end in order.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
-    }
-
-    /// Why it has ended, if it has.
-    pub(super) fn why(&self) -> Option<ConnectionError> {
-        self.why.get()
     }
 
     /// Looks at the peer's certificates again, and cuts the connection if they are not trusted any more.
@@ -545,7 +549,10 @@ impl Link {
             *codec.output() = self.hub.spare();
         }
         let done = call(&mut codec);
-        if !codec.output().is_empty() {
+        if codec.output().is_empty() {
+            // Nothing came of it: connections without traffic hold no buffer.
+            self.hub.give(std::mem::take(codec.output()));
+        } else {
             self.set_dirty();
         }
         done

@@ -162,6 +162,8 @@ pub(super) const CONNECTIONS_MAX: usize = 16 * 1024;
 pub(super) const HANDED_MAX: usize = 256;
 /// How long an acceptor pauses after an error that is no single connection's.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a limit that is exceeded again and again is told.
+pub(super) const WARN_EVERY: Duration = Duration::from_secs(10);
 /// TCP to the own application, which is on the same machine.
 pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.

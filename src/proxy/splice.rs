@@ -4,6 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     rc::Rc,
     task::Waker,
     time::Instant,
@@ -56,8 +57,9 @@ pub(super) enum Listener {
 
 /// What came on a stream.
 pub(super) struct Received {
-    /// Response heads that were not asked for yet.
-    pub(super) heads: Vec<Head>,
+    /// The next response head that was not asked for yet, and those after it.
+    head: Option<Head>,
+    heads: VecDeque<Head>,
     /// Whether all of it has come.
     pub(super) end: bool,
     /// Whether the end was handed on.
@@ -175,7 +177,8 @@ impl Kept {
 impl Received {
     fn new(now: Instant) -> Self {
         Self {
-            heads: Vec::new(),
+            head: None,
+            heads: VecDeque::new(),
             end: false,
             end_passed: false,
             trailers: None,
@@ -200,6 +203,23 @@ impl Received {
     pub(super) fn rewind(&mut self) {
         self.kept.replayed = 0;
         self.end_passed = false;
+    }
+
+    /// A response's head came.
+    pub(super) fn push_head(&mut self, head: Head) {
+        self.end = head.end;
+        if self.head.is_none() {
+            self.head = Some(head);
+        } else {
+            self.heads.push_back(head);
+        }
+    }
+
+    /// The next head that was not asked for yet.
+    pub(super) fn pop_head(&mut self) -> Option<Head> {
+        let next = self.head.take();
+        self.head = self.heads.pop_front();
+        next
     }
 
     /// Whether nothing of the body waits.

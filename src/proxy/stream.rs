@@ -254,11 +254,11 @@ impl Upstream {
 
     fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, StreamError>> {
         let mut received = self.0.received.borrow_mut();
-        if !received.heads.is_empty() {
-            let next = received.heads.remove(0);
-            return Poll::Ready(Ok(match next.informational {
-                true => Answer::Informational(next.head),
-                false => Answer::Final { head: next.head, end: next.end },
+        if let Some(next) = received.pop_head() {
+            return Poll::Ready(Ok(if next.informational {
+                Answer::Informational(next.head)
+            } else {
+                Answer::Final { head: next.head, end: next.end }
             }));
         }
         if let Some(error) = received.error {

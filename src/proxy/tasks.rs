@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
 };
 
 use tokio::sync::mpsc;
@@ -225,11 +225,6 @@ fn guarded<T>(what: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Waits for nothing but keeps the compiler from calling a poll what is a look.
-pub(super) fn look<T>(found: Option<T>) -> Poll<T> {
-    found.map_or(Poll::Pending, Poll::Ready)
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -323,7 +318,7 @@ mod tests {
         let listening = tasks.listen(woken);
         let heard = poll_fn(|cx| {
             cx.waker().wake_by_ref();
-            super::look(*done.borrow())
+            (*done.borrow()).map_or(Poll::Pending, Poll::Ready)
         });
         let heard = tokio::select! { () = listening => None, heard = heard => Some(heard) };
         assert_eq!(heard, Some(7));
