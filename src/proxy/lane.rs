@@ -181,7 +181,7 @@ mod tests {
                 0,
                 true,
                 Where::Name("proxy:3128".to_owned()),
-                How::Http1,
+                How::Proxy,
             ),
         ] {
             let destination = destination(of, protocol);

@@ -511,8 +511,9 @@ impl Link {
         let mut wire = self.wire.borrow_mut();
         let wire = wire.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let mut codec = self.codec.borrow_mut();
-        let written = wire.poll_drain(&mut cx, codec.output())?;
-        let left = codec.output().len();
+        let output = codec.output();
+        let written = wire.poll_drain(&mut cx, output)?;
+        let left = output.len();
         codec.flushed(left);
         if left == 0 {
             self.hub.give(std::mem::take(codec.output()));
