@@ -238,7 +238,7 @@ impl Task<'_> {
             let (mut head, end) = match answer {
                 Ok(Answer::Final { head, end }) => (head, Some(end)),
                 Ok(Answer::Informational(head)) => (head, None),
-                Err(error) => return Err(failed(upstream.fault(error))),
+                Err(error) => return Err(failed(fault::of_upstream(&upstream, error))),
             };
             match (head.status(), end) {
                 (102..=199, None) | (100, None) => {
@@ -266,14 +266,10 @@ impl Task<'_> {
         send: impl FnOnce(&HeaderBlock) -> T,
     ) -> Result<T, Rejection> {
         let Exchange { head, record, .. } = exchange;
-        let path = self.route.by_proxy.then(|| make_absolute(head));
         let mark = head.mark();
         let until = self.until.deadline.map(|deadline| (deadline, Instant::now()));
         let sent = headers::write_own(head, &span, &record.trace_state, until).map(|()| send(head));
         head.truncate(mark);
-        if let Some(path) = path {
-            head.set(Token::Path, &path);
-        }
         sent
     }
 
@@ -291,15 +287,6 @@ impl Task<'_> {
         };
         Rejection::unseen(reason, error.what)
     }
-}
-
-/// What another proxy wants to read (RFC 9112 section 3.2.2); gives the path as it was.
-fn make_absolute(head: &mut HeaderBlock) -> Vec<u8> {
-    let path = head.get(Token::Path).unwrap_or_default().to_vec();
-    let authority = head.get(Token::Authority).unwrap_or_default();
-    let absolute = [b"http://", authority, &path].concat();
-    head.set(Token::Path, &absolute);
-    path
 }
 
 impl Arrived {

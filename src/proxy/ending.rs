@@ -109,7 +109,7 @@ async fn last_byte(
         return Err(if caller.broken() {
             Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN)
         } else {
-            Rejection { unseen: false, ..upstream.fault(error) }
+            Rejection { unseen: false, ..fault::of_upstream(upstream, error) }
         });
     }
 }

@@ -1,108 +1,93 @@
-//! What an error of hyper or h2 means: the reason that the caller is told, and whether the request
-//! was unseen. A GOAWAY of the peer on a stream means that the stream is beyond its last one, so it
-//! was not processed (RFC 9113 section 6.8); so does REFUSED_STREAM (section 8.7).
+//! What it means when an upstream stream ends early: the reason that the caller is told, and whether
+//! the request was unseen. REFUSED_STREAM and a stream above a GOAWAY's last one were not processed
+//! (RFC 9113 sections 8.7 and 6.8).
 
-use std::error::Error;
-
-use super::{
-    dial::{DialError, Where},
-    pool::SendError,
-};
+use super::stream::Upstream;
 use crate::{
-    http::{answer::Rejection, grpc},
+    http::{ConnectionError, ErrorCode, StreamError, answer::Rejection, grpc},
     reason::{GrpcCode, Reason},
 };
 
 /// What is said of a caller that did not send all of its body.
 pub(super) const BODY_BROKEN: &str = "the caller broke off its body";
 
-/// The error of h2 inside, if there is one.
-pub(super) fn h2_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a h2::Error> {
-    find(error)
-}
-
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
+/// Why no stream was opened, or why one ended.
+pub(super) fn of_stream(error: StreamError) -> Rejection {
+    let text = error.to_string();
+    match error {
+        StreamError::Unprocessed(ErrorCode::REFUSED_STREAM) => {
+            Rejection::unseen(Reason::StreamRefused, text)
         }
-        next = error.source();
-    }
-    None
-}
-
-/// The whole chain in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let link = error.to_string();
-        if !text.ends_with(&link) {
-            text.push_str(": ");
-            text.push_str(&link);
+        StreamError::Unprocessed(_) => Rejection::unseen(Reason::ConnectionClosing, text),
+        StreamError::Reset(code) => {
+            let reset = Rejection::seen(Reason::UpstreamReset, text);
+            Rejection { grpc: grpc::from_reset(code.0), ..reset }
         }
-        next = error.source();
+        StreamError::Malformed(_)
+        | StreamError::HeadTooLarge
+        | StreamError::Connection(ConnectionError::Protocol(..)) => {
+            Rejection::seen(Reason::UpstreamProtocol, text)
+        }
+        StreamError::Connection(_) => {
+            let lost = Rejection::seen(Reason::UpstreamReset, text);
+            Rejection { grpc: GrpcCode::Unavailable, ..lost }
+        }
     }
-    text
 }
 
-/// A connection that opened and could not be spoken on.
-pub(super) fn handshake(to: &Where, error: &hyper::Error) -> DialError {
-    DialError { reason: Reason::ConnectFailed, what: format!("{to}: {}", chain(error)) }
+/// Why an attempt's stream ended. In TLS 1.3 a peer's refusal of our certificate is heard only then.
+pub(super) fn of_upstream(upstream: &Upstream, error: StreamError) -> Rejection {
+    match upstream.refused() {
+        Some(why) => Rejection::unseen(Reason::PeerIdentity, why),
+        None => of_stream(error),
+    }
 }
 
-/// A request whose response head did not come.
-pub(super) fn of_send(failed: &SendError) -> Rejection {
-    if let Some(why) = &failed.refused {
-        return Rejection::unseen(Reason::PeerIdentity, why.clone());
-    }
-    let text = chain(&failed.error);
-    if failed.unsent {
-        return Rejection::unseen(Reason::ConnectionClosing, text);
-    }
-    if let Some(inner) = h2_error(&failed.error) {
-        return of_h2(inner, text);
-    }
-    if failed.error.is_user() {
-        // The dispatcher went away while the stream waited to be opened: nothing was written.
-        return Rejection::unseen(Reason::ConnectionClosing, text);
-    }
-    of_connection(&failed.error, text)
-}
-
-/// A response body that broke off.
-pub(super) fn of_body(error: &hyper::Error) -> Rejection {
-    let text = chain(error);
-    let fault = match h2_error(error) {
-        Some(inner) => of_h2(inner, text),
-        None => of_connection(error, text),
+/// Why the head of a request was not taken.
+pub(super) fn of_head(error: StreamError) -> Rejection {
+    let reason = match error {
+        StreamError::HeadTooLarge => Reason::HeadersTooLarge,
+        _ => Reason::Malformed,
     };
-    Rejection { unseen: false, ..fault }
+    Rejection::unseen(reason, error.to_string())
 }
 
-fn of_h2(error: &h2::Error, text: String) -> Rejection {
-    let code = error.reason();
-    if error.is_go_away() && error.is_remote() {
-        return Rejection::unseen(Reason::ConnectionClosing, text);
-    }
-    if error.is_reset() && error.is_remote() && code == Some(h2::Reason::REFUSED_STREAM) {
-        return Rejection::unseen(Reason::StreamRefused, text);
-    }
-    if error.is_library() {
-        return Rejection::seen(Reason::UpstreamProtocol, text);
-    }
-    let grpc = match code {
-        Some(code) if error.is_reset() => grpc::from_reset(code.into()),
-        _ => GrpcCode::Unavailable,
+#[cfg(test)]
+mod tests {
+    use super::{of_head, of_stream};
+    use crate::{
+        http::{ConnectionError, ErrorCode, StreamError},
+        reason::{GrpcCode, Reason},
     };
-    Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
-}
 
-fn of_connection(error: &hyper::Error, text: String) -> Rejection {
-    if error.is_parse() {
-        return Rejection::seen(Reason::UpstreamProtocol, text);
+    #[test]
+    fn the_end_of_a_stream_says_why_and_whether_it_was_seen() {
+        use StreamError::{Connection, HeadTooLarge, Malformed, Reset, Unprocessed};
+        let protocol = ConnectionError::Protocol(ErrorCode::PROTOCOL_ERROR, "a frame");
+        for (error, reason, grpc, unseen) in [
+            (
+                Unprocessed(ErrorCode::REFUSED_STREAM),
+                Reason::StreamRefused,
+                GrpcCode::Unavailable,
+                true,
+            ),
+            (
+                Unprocessed(ErrorCode::NO_ERROR),
+                Reason::ConnectionClosing,
+                GrpcCode::Unavailable,
+                true,
+            ),
+            (Reset(ErrorCode::CANCEL), Reason::UpstreamReset, GrpcCode::Cancelled, false),
+            (Reset(ErrorCode::INTERNAL_ERROR), Reason::UpstreamReset, GrpcCode::Internal, false),
+            (Malformed("a field"), Reason::UpstreamProtocol, GrpcCode::Internal, false),
+            (HeadTooLarge, Reason::UpstreamProtocol, GrpcCode::Internal, false),
+            (Connection(protocol), Reason::UpstreamProtocol, GrpcCode::Internal, false),
+            (Connection(ConnectionError::Eof), Reason::UpstreamReset, GrpcCode::Unavailable, false),
+        ] {
+            let found = of_stream(error);
+            assert_eq!((found.reason, found.grpc, found.unseen), (reason, grpc, unseen), "{error}");
+        }
+        assert_eq!(of_head(HeadTooLarge).reason, Reason::HeadersTooLarge);
+        assert_eq!(of_head(Malformed("a field")).reason, Reason::Malformed);
     }
-    let lost = Rejection::seen(Reason::UpstreamReset, text);
-    Rejection { grpc: GrpcCode::Unavailable, ..lost }
 }

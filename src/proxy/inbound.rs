@@ -67,7 +67,6 @@ fn decide(
         backend: None,
         bulkhead,
         to_app: true,
-        by_proxy: false,
         authority: None,
         revision: running.snapshot.revision,
     })

@@ -98,7 +98,7 @@ fn lane(
     detour: Option<&Detour>,
 ) -> Lane {
     let (to, how) = match (detour, &endpoint.transport) {
-        (Some(Detour::Proxy(proxy)), _) => (Where::Name(proxy.clone()), How::Http1),
+        (Some(Detour::Proxy(proxy)), _) => (Where::Name(proxy.clone()), How::Proxy),
         (Some(Detour::App(app)), _) => (app.clone(), plain(protocol, grpc)),
         (None, Transport::Mesh { port: inbound, identity }) => {
             let (identity, service) = (identity.clone(), service.clone());
@@ -181,7 +181,7 @@ mod tests {
                 0,
                 true,
                 Where::Name("proxy:3128".to_owned()),
-                How::Http1,
+                How::Proxy,
             ),
         ] {
             let destination = destination(of, protocol);

@@ -183,7 +183,6 @@ fn mesh(
             backend,
             bulkhead: bulkhead.map(|bulkhead| (Arc::clone(bulkhead), wait_max)),
             to_app: false,
-            by_proxy: false,
             authority: None,
             revision: running.snapshot.revision,
         })
@@ -237,7 +236,6 @@ fn external(core: &Core, running: &Running, authority: &Authority) -> Result<Rou
         return Err(Rejection::unseen(Reason::NoRoute, what));
     }
     let proxy = proxy_for(core, &authority.host);
-    let by_proxy = proxy.is_some();
     let entry = Entry::external(authority, port, proxy, Instant::now().into_std());
     Ok(Route {
         entry: Arc::new(entry),
@@ -247,7 +245,6 @@ fn external(core: &Core, running: &Running, authority: &Authority) -> Result<Rou
         backend: None,
         bulkhead: None,
         to_app: false,
-        by_proxy,
         authority: Some(authority.to_string()),
         revision: running.snapshot.revision,
     })

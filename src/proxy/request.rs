@@ -17,14 +17,14 @@ use super::{
     connection::{Origin, Side},
     ending::{self, Limits},
     exchange::Exchange,
-    headers, inbound, outbound,
+    fault, headers, inbound, outbound,
     route::Route,
     settings::REPLAY_BYTES_MAX,
     stream::{Caller, Incoming, Upstream},
     tunnel,
 };
 use crate::{
-    http::{HeaderBlock, Token, answer::Rejection},
+    http::{StreamError, Token, answer::Rejection},
     reason::Reason,
     resilience::{
         Admission, Permit, Waiter, deadline,
@@ -46,15 +46,11 @@ pub(super) async fn serve(origin: Rc<Origin>, incoming: Incoming) {
     }
 }
 
-/// Refuses and records a request whose head was read and of which nothing more becomes.
-pub(super) fn refuse(
-    origin: &Rc<Origin>,
-    head: HeaderBlock,
-    caller: &Caller,
-    rejection: &Rejection,
-) {
+/// Refuses and records a request whose head was not taken.
+pub(super) async fn refuse(origin: Rc<Origin>, incoming: Incoming, error: StreamError) {
     origin.requests.set(origin.requests.get() + 1);
-    Exchange::begin(origin, head).refuse(caller, rejection);
+    let mut exchange = Exchange::begin(&origin, incoming.head);
+    exchange.refuse(&incoming.caller, &fault::of_head(error));
 }
 
 /// A request with the two ends between which its bodies flow.

@@ -28,8 +28,6 @@ pub(super) struct Route {
     pub(super) bulkhead: Option<(Arc<Bulkhead>, Duration)>,
     /// Whether it goes to the own application.
     pub(super) to_app: bool,
-    /// Whether it goes through another proxy, which wants to read the whole URI.
-    pub(super) by_proxy: bool,
     /// Host and port as the destination sees them, where the caller wrote them otherwise.
     pub(super) authority: Option<String>,
     /// The configuration that it was decided on.
