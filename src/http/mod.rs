@@ -9,7 +9,8 @@ pub mod grpc;
 mod head;
 mod name;
 
+pub(crate) use block::FIELD_OVERHEAD;
 pub use block::{Field, HeaderBlock, Mark};
-pub use event::{ConnectionError, ErrorCode, Event, StreamError};
+pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};
 pub use name::Token;

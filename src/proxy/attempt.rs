@@ -238,7 +238,7 @@ impl Task<'_> {
             let (mut head, end) = match answer {
                 Ok(Answer::Final { head, end }) => (head, Some(end)),
                 Ok(Answer::Informational(head)) => (head, None),
-                Err(error) => return Err(failed(fault::of_upstream(&upstream, error))),
+                Err(error) => return Err(failed(upstream.fault(error))),
             };
             match (head.status(), end) {
                 (102..=199, None) | (100, None) => {

@@ -1,8 +1,7 @@
-//! What it means when an upstream stream ends early: the reason that the caller is told, and whether
-//! the request was unseen. REFUSED_STREAM and a stream above a GOAWAY's last one were not processed
-//! (RFC 9113 sections 8.7 and 6.8).
+//! What the end of an upstream stream means: the reason that the caller is told, and whether the request
+//! was unseen. A stream above the last one of a GOAWAY was not processed (RFC 9113 section 6.8), and
+//! one that was refused neither (section 8.7).
 
-use super::stream::Upstream;
 use crate::{
     http::{ConnectionError, ErrorCode, StreamError, answer::Rejection, grpc},
     reason::{GrpcCode, Reason},
@@ -11,7 +10,7 @@ use crate::{
 /// What is said of a caller that did not send all of its body.
 pub(super) const BODY_BROKEN: &str = "the caller broke off its body";
 
-/// Why no stream was opened, or why one ended.
+/// A stream that was not opened, or ended before its end.
 pub(super) fn of_stream(error: StreamError) -> Rejection {
     let text = error.to_string();
     match error {
@@ -20,8 +19,8 @@ pub(super) fn of_stream(error: StreamError) -> Rejection {
         }
         StreamError::Unprocessed(_) => Rejection::unseen(Reason::ConnectionClosing, text),
         StreamError::Reset(code) => {
-            let reset = Rejection::seen(Reason::UpstreamReset, text);
-            Rejection { grpc: grpc::from_reset(code.0), ..reset }
+            let grpc = grpc::from_reset(code.0);
+            Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
         }
         StreamError::Malformed(_)
         | StreamError::HeadTooLarge
@@ -29,65 +28,53 @@ pub(super) fn of_stream(error: StreamError) -> Rejection {
             Rejection::seen(Reason::UpstreamProtocol, text)
         }
         StreamError::Connection(_) => {
-            let lost = Rejection::seen(Reason::UpstreamReset, text);
-            Rejection { grpc: GrpcCode::Unavailable, ..lost }
+            let grpc = GrpcCode::Unavailable;
+            Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
         }
     }
 }
 
-/// Why an attempt's stream ended. In TLS 1.3 a peer's refusal of our certificate is heard only then.
-pub(super) fn of_upstream(upstream: &Upstream, error: StreamError) -> Rejection {
-    match upstream.refused() {
-        Some(why) => Rejection::unseen(Reason::PeerIdentity, why),
-        None => of_stream(error),
-    }
-}
-
-/// Why the head of a request was not taken.
-pub(super) fn of_head(error: StreamError) -> Rejection {
-    let reason = match error {
-        StreamError::HeadTooLarge => Reason::HeadersTooLarge,
-        _ => Reason::Malformed,
-    };
-    Rejection::unseen(reason, error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{of_head, of_stream};
+    use super::of_stream;
     use crate::{
         http::{ConnectionError, ErrorCode, StreamError},
         reason::{GrpcCode, Reason},
     };
 
     #[test]
-    fn the_end_of_a_stream_says_why_and_whether_it_was_seen() {
-        use StreamError::{Connection, HeadTooLarge, Malformed, Reset, Unprocessed};
-        let protocol = ConnectionError::Protocol(ErrorCode::PROTOCOL_ERROR, "a frame");
-        for (error, reason, grpc, unseen) in [
+    fn every_end_has_its_reason() {
+        let broken = ConnectionError::Protocol(ErrorCode::PROTOCOL_ERROR, "x");
+        for (error, reason, unseen, grpc) in [
             (
-                Unprocessed(ErrorCode::REFUSED_STREAM),
+                StreamError::Unprocessed(ErrorCode::REFUSED_STREAM),
                 Reason::StreamRefused,
-                GrpcCode::Unavailable,
                 true,
+                GrpcCode::Unavailable,
             ),
             (
-                Unprocessed(ErrorCode::NO_ERROR),
+                StreamError::Unprocessed(ErrorCode::NO_ERROR),
                 Reason::ConnectionClosing,
-                GrpcCode::Unavailable,
                 true,
+                GrpcCode::Unavailable,
             ),
-            (Reset(ErrorCode::CANCEL), Reason::UpstreamReset, GrpcCode::Cancelled, false),
-            (Reset(ErrorCode::INTERNAL_ERROR), Reason::UpstreamReset, GrpcCode::Internal, false),
-            (Malformed("a field"), Reason::UpstreamProtocol, GrpcCode::Internal, false),
-            (HeadTooLarge, Reason::UpstreamProtocol, GrpcCode::Internal, false),
-            (Connection(protocol), Reason::UpstreamProtocol, GrpcCode::Internal, false),
-            (Connection(ConnectionError::Eof), Reason::UpstreamReset, GrpcCode::Unavailable, false),
+            (
+                StreamError::Reset(ErrorCode::CANCEL),
+                Reason::UpstreamReset,
+                false,
+                GrpcCode::Cancelled,
+            ),
+            (StreamError::Malformed("x"), Reason::UpstreamProtocol, false, GrpcCode::Internal),
+            (StreamError::Connection(broken), Reason::UpstreamProtocol, false, GrpcCode::Internal),
+            (
+                StreamError::Connection(ConnectionError::Eof),
+                Reason::UpstreamReset,
+                false,
+                GrpcCode::Unavailable,
+            ),
         ] {
-            let found = of_stream(error);
-            assert_eq!((found.reason, found.grpc, found.unseen), (reason, grpc, unseen), "{error}");
+            let fault = of_stream(error);
+            assert_eq!((fault.reason, fault.unseen, fault.grpc), (reason, unseen, grpc));
         }
-        assert_eq!(of_head(HeadTooLarge).reason, Reason::HeadersTooLarge);
-        assert_eq!(of_head(Malformed("a field")).reason, Reason::Malformed);
     }
 }

@@ -17,14 +17,14 @@ use super::{
     connection::{Origin, Side},
     ending::{self, Limits},
     exchange::Exchange,
-    fault, headers, inbound, outbound,
+    headers, inbound, outbound,
     route::Route,
     settings::REPLAY_BYTES_MAX,
     stream::{Caller, Incoming, Upstream},
     tunnel,
 };
 use crate::{
-    http::{StreamError, Token, answer::Rejection},
+    http::{HeaderBlock, Token, answer::Rejection},
     reason::Reason,
     resilience::{
         Admission, Permit, Waiter, deadline,
@@ -35,7 +35,9 @@ use crate::{
 /// Answers one request; the answer may be the mesh's own.
 pub(super) async fn serve(origin: Rc<Origin>, incoming: Incoming) {
     origin.requests.set(origin.requests.get() + 1);
-    if incoming.head.get(Token::Method) == Some(b"CONNECT") {
+    // With a protocol it is a request as any other (RFC 8441), and its answer a body both ways.
+    let plain = !incoming.head.contains(Token::Protocol);
+    if plain && incoming.head.get(Token::Method) == Some(b"CONNECT") {
         return Box::pin(tunnel::connect(origin, incoming)).await;
     }
     let exchange = Exchange::begin(&origin, incoming.head);
@@ -46,11 +48,15 @@ pub(super) async fn serve(origin: Rc<Origin>, incoming: Incoming) {
     }
 }
 
-/// Refuses and records a request whose head was not taken.
-pub(super) async fn refuse(origin: Rc<Origin>, incoming: Incoming, error: StreamError) {
+/// Refuses and records a request whose head was read and of which nothing more becomes.
+pub(super) fn refuse(
+    origin: &Rc<Origin>,
+    head: HeaderBlock,
+    caller: &Caller,
+    rejection: &Rejection,
+) {
     origin.requests.set(origin.requests.get() + 1);
-    let mut exchange = Exchange::begin(&origin, incoming.head);
-    exchange.refuse(&incoming.caller, &fault::of_head(error));
+    Exchange::begin(origin, head).refuse(caller, rejection);
 }
 
 /// A request with the two ends between which its bodies flow.
@@ -81,6 +87,8 @@ impl Drop for Telling {
         if !self.exchange.is_over() {
             self.count_bodies();
         }
+        self.exchange.end_if_gone();
+        self.caller.recycle(std::mem::take(&mut self.exchange.record.head));
     }
 }
 
