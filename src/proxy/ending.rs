@@ -71,6 +71,7 @@ pub(super) async fn pass_on(telling: &mut Telling, arrived: Arrived, limits: Lim
     exchange.announce_end(&mut head);
     let upstream = passing.insert(upstream);
     caller.respond(&head, end);
+    upstream.recycle(head);
     let ended = if end {
         Ok(None)
     } else {
@@ -141,8 +142,11 @@ fn finish(
     };
     end_attempt(telling, now);
     tried.observe(telling.exchange.core(), verdict, now);
-    if let Some(trailers) = &trailers {
-        telling.caller.trailers(trailers);
+    if let Some(trailers) = trailers {
+        telling.caller.trailers(&trailers);
+        if let Some(upstream) = &telling.upstream {
+            upstream.recycle(trailers);
+        }
     }
     telling.exchange.end_at(now);
 }

@@ -189,6 +189,16 @@ impl Exchange {
         self.origin.worker.core.telemetry.finish(record);
     }
 
+    /// Ends one that nobody has ended: whoever asked is gone, or its story panicked.
+    pub(super) fn end_if_gone(&mut self) {
+        if !self.closed {
+            let panicking = std::thread::panicking();
+            let why = if panicking { Reason::Internal } else { Reason::CallerGone };
+            self.record.reason.get_or_insert(why);
+            self.end();
+        }
+    }
+
     /// Whether it has ended.
     pub(super) fn is_over(&self) -> bool {
         self.closed
@@ -202,12 +212,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.closed {
-            let panicking = std::thread::panicking();
-            let why = if panicking { Reason::Internal } else { Reason::CallerGone };
-            self.record.reason.get_or_insert(why);
-            self.end();
-        }
+        self.end_if_gone();
     }
 }
 

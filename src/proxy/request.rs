@@ -87,6 +87,8 @@ impl Drop for Telling {
         if !self.exchange.is_over() {
             self.count_bodies();
         }
+        self.exchange.end_if_gone();
+        self.caller.recycle(std::mem::take(&mut self.exchange.record.head));
     }
 }
 
