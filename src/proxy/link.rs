@@ -312,7 +312,7 @@ impl Link {
         self.streams.borrow_mut().insert(number, Rc::clone(&stream));
         let key = self.hub.tasks.reserve();
         *stream.listener.borrow_mut() = Listener::Story(key);
-        let story = told(Incoming { head, end, caller: Caller::new(stream) });
+        let story = told(Incoming { head, caller: Caller::new(stream) });
         self.hub.tasks.start(key, story);
     }
 

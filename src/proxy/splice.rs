@@ -70,7 +70,6 @@ pub(super) struct Received {
     pub(super) inbox: Inbox,
     pub(super) kept: Kept,
     pub(super) bytes: u64,
-    pub(super) frames: u64,
     pub(super) messages: grpc::Messages,
     pub(super) last: Instant,
 }
@@ -186,7 +185,6 @@ impl Received {
             inbox: Inbox::default(),
             kept: Kept::default(),
             bytes: 0,
-            frames: 0,
             messages: grpc::Messages::default(),
             last: now,
         }
@@ -194,7 +192,6 @@ impl Received {
 
     fn count(&mut self, data: &[u8], now: Instant) {
         self.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
-        self.frames += 1;
         self.last = now;
         self.messages.see(data);
     }

@@ -22,8 +22,6 @@ use crate::{
 pub(super) struct Incoming {
     /// Its head, pseudo-header fields first.
     pub(super) head: HeaderBlock,
-    /// Whether there is no body.
-    pub(super) end: bool,
     /// Where the answer goes.
     pub(super) caller: Caller,
 }
@@ -36,8 +34,6 @@ pub(super) struct Caller(Rc<Stream>);
 pub(super) struct Passed {
     /// Bytes.
     pub(super) bytes: u64,
-    /// Parts of it, for noticing silence.
-    pub(super) frames: u64,
     /// Whether it held more than one gRPC message.
     pub(super) many: bool,
     /// When the last part passed.
@@ -48,7 +44,6 @@ fn passed(stream: &Stream) -> Passed {
     let received = stream.received.borrow();
     Passed {
         bytes: received.bytes,
-        frames: received.frames,
         many: received.messages.many(),
         last: received.last,
     }
@@ -184,11 +179,6 @@ impl Lease {
 
     fn link(&self) -> &Rc<Link> {
         self.0.as_ref().expect("only `send` takes it out, and it takes the lease")
-    }
-
-    /// Whether it leads to HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        self.link().is_http2
     }
 
     /// Writes the head and lets the caller's body flow: what was kept of it first, then what comes,
