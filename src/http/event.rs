@@ -16,6 +16,16 @@ pub enum Event<'i> {
         /// Whether nothing follows.
         end: bool,
     },
+    /// Server: a request that can not be taken, but can be answered; its head may be incomplete and
+    /// was not checked. What follows of its body is reported as usual.
+    Refused {
+        /// Which stream.
+        stream: u32,
+        /// Why: [`StreamError::HeadTooLarge`].
+        error: StreamError,
+        /// What was decoded.
+        head: HeaderBlock,
+    },
     /// A 1xx response, on the client side; the final one is still to come.
     Informational {
         /// Which stream.
@@ -48,7 +58,7 @@ pub enum Event<'i> {
         /// Who ended it and why.
         error: StreamError,
     },
-    /// After `send_data` took less than it was given: there is room again.
+    /// After `send` took less than it was given: there is room again.
     Writable {
         /// Which stream.
         stream: u32,
