@@ -184,7 +184,12 @@ impl Connection {
             (_, Some(code)) => {
                 let last = self.last_seen();
                 frame::goaway(&mut self.output, last, ErrorCode::NO_ERROR, "");
-                self.finish(ConnectionError::GoAway(code));
+                let here = self.going.draining;
+                self.finish(if here {
+                    ConnectionError::Local
+                } else {
+                    ConnectionError::GoAway(code)
+                });
             }
             _ => {}
         }

@@ -164,7 +164,7 @@ impl Connection {
                 Receiving::Ended => Target::Ended,
             }),
             Found::Idle if !self.is_server() => Err(protocol("HEADERS on an idle stream")),
-            Found::Idle if id % 2 == 0 => Err(protocol("a request on an even stream")),
+            Found::Idle if id.is_multiple_of(2) => Err(protocol("a request on an even stream")),
             Found::Idle if self.going.refuses(id) => {
                 self.streams.ids.pass(id, Mark::Cut);
                 self.late += u64::from(self.stream_window);

@@ -15,9 +15,6 @@ const CUT: u16 = 2;
 /// From here on it is a place in the slab.
 const OPEN: u16 = 3;
 
-/// The largest number of places.
-pub(super) const PLACES_MAX: u16 = u16::MAX - OPEN;
-
 /// What is known of an identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {

@@ -81,7 +81,7 @@ impl PeerSettings {
 
     /// These settings after a SETTINGS frame of a peer of `role`.
     pub(super) fn after(mut self, payload: &[u8], role: Role) -> Result<Self, ConnectionError> {
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             let what = "SETTINGS of a wrong length";
             return Err(ConnectionError::Protocol(ErrorCode::FRAME_SIZE_ERROR, what));
         }

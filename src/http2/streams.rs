@@ -125,7 +125,7 @@ impl Streams {
         self.slots.iter_mut().filter(|stream| stream.id != 0)
     }
 
-    /// Adds one whose identifier is idle; there must be fewer than `PLACES_MAX`.
+    /// Adds one whose identifier is idle; `Config::streams_max` bounds them.
     pub(super) fn insert(&mut self, stream: Stream) -> u16 {
         let slot = match self.free.pop() {
             Some(slot) => {

@@ -2,6 +2,7 @@
 //! another implementation.
 
 mod pair;
+mod times;
 mod usual;
 
 use std::time::{Duration, Instant};
