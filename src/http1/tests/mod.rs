@@ -1,5 +1,7 @@
 //! Whole connections, byte by byte, and what each message means.
 
+mod ambiguous;
+mod client;
 mod server;
 
 use std::time::Instant;
