@@ -73,7 +73,10 @@ fn unusual_requests_that_have_one_meaning_are_taken() {
         ("\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", ":authority=x :path=/."),
         ("GET / HTTP/1.1\r\nHost:\t x \t\r\nA:\r\nB: \x7e \r\n\r\n", ":path=/ A= B=~."),
         ("GET http://X:80/a HTTP/1.1\r\nHost: x\r\n\r\n", ":authority=X:80 :path=/a."),
-        ("GET https://x?y HTTP/1.1\r\nHost: x:443\r\n\r\n", ":scheme=https :authority=x :path=/?y."),
+        (
+            "GET https://x?y HTTP/1.1\r\nHost: x:443\r\n\r\n",
+            ":scheme=https :authority=x :path=/?y.",
+        ),
         ("GET http://[::1]:8 HTTP/1.1\r\nHost: [::1]:8\r\n\r\n", ":authority=[::1]:8 :path=/."),
         ("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", ":path=*."),
         ("OPTIONS http://x HTTP/1.1\r\nHost: x\r\n\r\n", ":authority=x :path=*."),

@@ -88,7 +88,12 @@ fn requests_of_two_meanings_are_not_written() {
 fn responses_are_framed_as_their_heads_say() {
     type Case = (&'static str, &'static str, &'static [&'static str], bool);
     let cases: &[Case] = &[
-        ("GET", "200 OK\r\nContent-Length: 2\r\n\r\nab", &["200 Content-Length=2", "data ab."], true),
+        (
+            "GET",
+            "200 OK\r\nContent-Length: 2\r\n\r\nab",
+            &["200 Content-Length=2", "data ab."],
+            true,
+        ),
         ("GET", "200 OK\r\nContent-Length: 0\r\n\r\n", &["200 Content-Length=0."], true),
         ("GET", "200\r\nContent-Length: 0\r\n\r\n", &["200 Content-Length=0."], true),
         ("GET", "200 \r\nContent-Length: 0\r\n\r\n", &["200 Content-Length=0."], true),
@@ -113,7 +118,12 @@ fn responses_are_framed_as_their_heads_say() {
             true,
         ),
         ("GET", "204 No\r\n\r\n", &["204."], true),
-        ("GET", "204 No\r\nContent-Length: 2\r\n\r\n", &["204 Content-Length=2.", "closed here"], false),
+        (
+            "GET",
+            "204 No\r\nContent-Length: 2\r\n\r\n",
+            &["204 Content-Length=2.", "closed here"],
+            false,
+        ),
         ("GET", "304 No\r\nContent-Length: 2\r\n\r\n", &["304 Content-Length=2."], true),
         (
             "GET",
@@ -167,9 +177,12 @@ fn a_body_to_the_close_ends_with_it() {
 
 #[test]
 fn an_end_in_the_middle_is_told() {
-    for bytes in
-        ["", "HTTP/1.1 20", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", "HTTP/1.1 100 \r\n\r\n"]
-    {
+    for bytes in [
+        "",
+        "HTTP/1.1 20",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab",
+        "HTTP/1.1 100 \r\n\r\n",
+    ] {
         let mut end = asked(GET, true);
         end.give(bytes.as_bytes());
         end.connection.eof();

@@ -2,6 +2,7 @@
 
 mod ambiguous;
 mod client;
+mod cut;
 mod server;
 
 use std::time::Instant;
