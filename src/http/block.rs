@@ -8,23 +8,40 @@ use std::fmt;
 use super::{Fields, name::Token};
 
 /// What every field adds to a head's size (RFC 9113 section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
+pub(crate) const FIELD_OVERHEAD: usize = 32;
 
 /// The fields of a head or of trailers, in order.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct HeaderBlock {
     bytes: Vec<u8>,
     fields: Vec<Entry>,
 }
 
 /// Where a field is. Known names in lower case are not in the arena.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Entry {
-    start: usize,
-    name: usize,
-    value: usize,
+    start: u32,
+    name: u32,
+    value: u32,
     token: Token,
     sensitive: bool,
+}
+
+impl Entry {
+    fn value_at(&self) -> usize {
+        self.start as usize + self.name as usize
+    }
+
+    fn end(&self) -> usize {
+        self.value_at() + self.value as usize
+    }
+}
+
+/// A place between two fields, for what a codec appends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    fields: usize,
+    bytes: usize,
 }
 
 /// One field.
@@ -66,19 +83,79 @@ impl HeaderBlock {
 
     /// Appends a field by token, in lower case.
     pub fn push_token(&mut self, token: Token, value: &[u8]) {
-        self.append(token, token.name().as_bytes(), value, false);
+        self.append_decoded(token, &[], value, false);
     }
 
     /// Appends a field whose token is known already; `name` is looked at for [`Token::Other`] and for
     /// its case.
     pub fn append(&mut self, token: Token, name: &[u8], value: &[u8], sensitive: bool) {
-        let start = self.bytes.len();
         let known = token != Token::Other && token.name().as_bytes() == name;
-        let name = if known { &[][..] } else { name };
+        self.append_decoded(token, if known { &[] } else { name }, value, sensitive);
+    }
+
+    /// The same when the name is either that of `token`, and then not given again, or unknown.
+    pub(crate) fn append_decoded(
+        &mut self,
+        token: Token,
+        name: &[u8],
+        value: &[u8],
+        sensitive: bool,
+    ) {
+        let start = self.bytes.len();
+        self.bytes.reserve(name.len() + value.len());
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
-        let entry = Entry { start, name: name.len(), value: value.len(), token, sensitive };
-        self.fields.push(entry);
+        self.commit(token, start, name.len(), sensitive);
+    }
+
+    /// Where a decoder writes a field's bytes before it calls [`Self::commit`].
+    pub(crate) fn arena(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Makes a field of what was written to the arena since it was `start` bytes long: `name` bytes of
+    /// name, none for a token's own, and then the value.
+    pub(crate) fn commit(&mut self, token: Token, start: usize, name: usize, sensitive: bool) {
+        let value = self.bytes.len() - start - name;
+        let (start, name, value) = (short(start), short(name), short(value));
+        self.fields.push(Entry { start, name, value, token, sensitive });
+    }
+
+    /// Appends the first `count` fields that `other` got since `from`; they were appended one by one
+    /// and not edited since.
+    pub(crate) fn extend_from(&mut self, other: &Self, from: Mark, count: usize) {
+        let fields = &other.fields[from.fields..from.fields + count];
+        let end = fields.last().map_or(from.bytes, Entry::end);
+        let (old, new) = (short(from.bytes), short(self.bytes.len()));
+        self.bytes.extend_from_slice(&other.bytes[from.bytes..end]);
+        self.fields
+            .extend(fields.iter().map(|entry| Entry { start: entry.start - old + new, ..*entry }));
+    }
+
+    /// A field by its place.
+    pub(crate) fn at(&self, index: usize) -> Field<'_> {
+        self.field(&self.fields[index])
+    }
+
+    /// How much memory it holds, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.fields.capacity() * size_of::<Entry>()
+    }
+
+    /// An empty one with room for so many bytes and fields.
+    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), fields: Vec::with_capacity(fields) }
+    }
+
+    /// Its end as it is now, to come back to by [`truncate`](Self::truncate).
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), fields: self.fields.len() }
+    }
+
+    /// Forgets what was appended since `mark`. Nothing else may have been changed in between.
+    pub fn truncate(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.fields.truncate(mark.fields);
     }
 
     /// How many fields there are, pseudo-header fields included.
@@ -94,8 +171,8 @@ impl HeaderBlock {
     /// Its size as RFC 9113 section 6.5.2 counts it.
     pub fn size(&self) -> usize {
         let field = |entry: &Entry| {
-            let name = if entry.name == 0 { entry.token.name().len() } else { entry.name };
-            name + entry.value + FIELD_OVERHEAD
+            let name = if entry.name == 0 { entry.token.name().len() } else { entry.name as usize };
+            name + entry.value as usize + FIELD_OVERHEAD
         };
         self.fields.iter().map(field).sum()
     }
@@ -106,13 +183,13 @@ impl HeaderBlock {
     }
 
     fn field(&self, entry: &Entry) -> Field<'_> {
-        let value_at = entry.start + entry.name;
+        let value_at = entry.value_at();
         let name = if entry.name == 0 {
             entry.token.name().as_bytes()
         } else {
-            &self.bytes[entry.start..value_at]
+            &self.bytes[entry.start as usize..value_at]
         };
-        let value = &self.bytes[value_at..value_at + entry.value];
+        let value = &self.bytes[value_at..entry.end()];
         Field { token: entry.token, name, value, sensitive: entry.sensitive }
     }
 
@@ -154,7 +231,8 @@ impl HeaderBlock {
     fn set_pseudo(&mut self, token: Token, value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value);
-        let entry = Entry { start, name: 0, value: value.len(), token, sensitive: false };
+        let (start, value) = (short(start), short(value.len()));
+        let entry = Entry { start, name: 0, value, token, sensitive: false };
         match self.fields.iter().position(|entry| entry.token == token) {
             Some(index) => self.fields[index] = entry,
             None => {
@@ -190,6 +268,20 @@ impl HeaderBlock {
         self.fields = fields;
     }
 }
+
+/// A place or length in an arena. Codecs bound heads at a few hundred kilobytes.
+fn short(length: usize) -> u32 {
+    u32::try_from(length).expect("a head is far smaller than 4 GiB")
+}
+
+/// The same fields in the same order, however they came to be.
+impl PartialEq for HeaderBlock {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for HeaderBlock {}
 
 impl Fields for HeaderBlock {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
@@ -272,6 +364,20 @@ mod tests {
         assert_eq!(list(&block), pairs(&[(":path", "/longer")]));
         block.clear();
         assert!(block.is_empty());
+    }
+
+    #[test]
+    fn what_was_appended_can_be_taken_back() {
+        let mut block: HeaderBlock = [(":path", "/a"), ("te", "trailers")].into_iter().collect();
+        let before = list(&block);
+        for _ in 0..2 {
+            let mark = block.mark();
+            block.push(b"x-mine", b"1");
+            block.push_token(Token::Traceparent, b"00");
+            assert_eq!(block.len(), 4);
+            block.truncate(mark);
+            assert_eq!(list(&block), before);
+        }
     }
 
     #[test]

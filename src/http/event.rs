@@ -16,8 +16,8 @@ pub enum Event<'i> {
         /// Whether nothing follows.
         end: bool,
     },
-    /// A request whose head was not accepted, on the server side: too large, malformed or too slow.
-    /// The stream is new and waits for an answer; nothing of its body is reported.
+    /// Server: a request that can not be taken, but can be answered: its head is too large, malformed
+    /// or too slow. What follows of its body may be reported as usual.
     Refused {
         /// Which stream.
         stream: u32,
@@ -58,7 +58,7 @@ pub enum Event<'i> {
         /// Who ended it and why.
         error: StreamError,
     },
-    /// After `send_data` took less than it was given: there is room again.
+    /// After `send` took less than it was given: there is room again.
     Writable {
         /// Which stream.
         stream: u32,

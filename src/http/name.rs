@@ -129,6 +129,9 @@ const fn mix(first: u8, middle: u8, last: u8, length: usize) -> usize {
 }
 
 impl Token {
+    /// How many there are, [`Token::Other`] included.
+    pub const COUNT: usize = NAMES.len();
+
     /// The token of `name`, in whatever case.
     pub fn of(name: &[u8]) -> Self {
         let mut token = TABLE.0[hash(name)];

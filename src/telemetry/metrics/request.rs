@@ -116,14 +116,14 @@ pub(super) fn count(metrics: &Inner, record: &Record) {
 
 impl<'a> Key<'a> {
     fn of(record: &'a Record) -> Self {
-        let path = || record.path.strip_prefix('/').unwrap_or(&record.path);
+        let path = || record.path().strip_prefix('/').unwrap_or(record.path());
         Self {
             direction: record.direction,
             source: &record.source,
             destination: &record.destination,
             port: record.port,
             route: record.route.as_ref().map_or("", |id| &id.route),
-            method: if record.grpc { path() } else { &record.method },
+            method: if record.grpc { path() } else { record.method() },
             grpc: record.grpc,
             http_status: record.http_status,
             grpc_status: record.grpc_status,
@@ -242,7 +242,7 @@ impl Handles {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         if record.direction == Direction::Outbound {
-            for attempt in &record.attempts {
+            for attempt in record.attempts.iter() {
                 self.count_attempt(metrics, record, Outcome::of_attempt(attempt));
             }
         }
