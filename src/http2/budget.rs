@@ -160,10 +160,7 @@ mod tests {
         for _ in 0..RESETS_MAX {
             budget.cancelled(Duration::ZERO, false).expect("within the burst");
         }
-        assert_eq!(
-            budget.cancelled(Duration::ZERO, false),
-            Err(ConnectionError::Abuse("resets"))
-        );
+        assert_eq!(budget.cancelled(Duration::ZERO, false), Err(ConnectionError::Abuse("resets")));
         budget.cancelled(Duration::from_millis(50), false).expect("it was worked on");
         budget.cancelled(Duration::ZERO, true).expect("it was answered");
         budget.elapse(Duration::from_millis(10));

@@ -97,8 +97,7 @@ impl Connection {
         let unseen = code == ErrorCode::REFUSED_STREAM
             && !self.is_server()
             && stream.receiving == Receiving::Head;
-        let error =
-            if unseen { StreamError::Unprocessed(code) } else { StreamError::Reset(code) };
+        let error = if unseen { StreamError::Unprocessed(code) } else { StreamError::Reset(code) };
         self.pending.push_back(Pending::Reset(header.stream, error));
         self.remove(slot, Mark::Ended);
         Ok(())
@@ -121,8 +120,7 @@ impl Connection {
         // Every stream is looked at when windows change.
         self.budget.control(10 + header.length / 60)?;
         let before = self.peer;
-        let peer_role =
-            if self.is_server() { super::Role::Client } else { super::Role::Server };
+        let peer_role = if self.is_server() { super::Role::Client } else { super::Role::Server };
         self.peer = before.after(payload, peer_role)?;
         if self.peer.table != before.table {
             self.encoder.set_table_max(self.peer.table as usize);

@@ -20,7 +20,9 @@ impl Connection {
         };
         let window = &self.window;
         assert_eq!(
-            u64::from(window.open) + u64::from(window.owed) + u64::from(window.late)
+            u64::from(window.open)
+                + u64::from(window.owed)
+                + u64::from(window.late)
                 + u64::from(left),
             u64::from(window.size),
             "the connection's credit"
@@ -40,8 +42,7 @@ impl Connection {
             }
             assert!(stream.window.size <= WINDOW_MAX);
             held += u64::from(stream.window.held);
-            let ended =
-                stream.receiving == Receiving::Ended && stream.sending == Sending::Ended;
+            let ended = stream.receiving == Receiving::Ended && stream.sending == Sending::Ended;
             assert!(!ended, "stream {} is over", stream.id);
             if stream.wait == Wait::Queued {
                 queued.insert(stream.id);

@@ -136,7 +136,8 @@ mod tests {
     use crate::http2::Config;
 
     fn entries(list: &[(u16, u32)]) -> Vec<u8> {
-        let bytes = |entry: &(u16, u32)| [&entry.0.to_be_bytes()[..], &entry.1.to_be_bytes()].concat();
+        let bytes =
+            |entry: &(u16, u32)| [&entry.0.to_be_bytes()[..], &entry.1.to_be_bytes()].concat();
         list.iter().flat_map(bytes).collect()
     }
 

@@ -3,12 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Connection, Role, frame,
-    goaway::KEEPALIVE,
-    settings,
-    streams::Wait,
-};
+use super::{Connection, Role, frame, goaway::KEEPALIVE, settings, streams::Wait};
 use crate::http::{ConnectionError, ErrorCode, StreamError};
 
 /// A reader that takes this much within its time is not slow.

@@ -218,8 +218,20 @@ const TOKEN: [bool; 256] = {
     while byte < 128 {
         let other = matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_'
-                | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         );
         table[byte as usize] = byte.is_ascii_alphanumeric() || other;
         byte += 1;
@@ -276,8 +288,7 @@ mod tests {
 
     #[test]
     fn a_host_alone_becomes_the_authority() {
-        let mut head =
-            block(&[GET[0], GET[1], GET[3], ("host", "stock:80"), ("x", "1")]);
+        let mut head = block(&[GET[0], GET[1], GET[3], ("host", "stock:80"), ("x", "1")]);
         request(&mut head, false).expect("well-formed");
         assert_eq!(head.get(Token::Authority), Some(&b"stock:80"[..]));
         assert!(!head.contains(Token::Host));

@@ -330,7 +330,9 @@ impl Host for Served {
             return Outlook::Cut;
         }
         let (now, unused) = (Instant::now(), origin.requests.get() == 0);
-        if unused && now >= origin.opened + FIRST_HEAD_MAX && (!origin.http2 || origin.is_stranger())
+        if unused
+            && now >= origin.opened + FIRST_HEAD_MAX
+            && (!origin.http2 || origin.is_stranger())
         {
             return Outlook::Cut;
         }
@@ -341,8 +343,7 @@ impl Host for Served {
 
     fn is_trusted(&self) -> bool {
         let Some(proof) = &self.proof else { return true };
-        let trusted =
-            proof.identity.trusts(&proof.chain, Role::Client, clock::now()).is_ok();
+        let trusted = proof.identity.trusts(&proof.chain, Role::Client, clock::now()).is_ok();
         if !trusted {
             tracing::info!(address = %self.origin.address, "a peer is not trusted any more");
         }

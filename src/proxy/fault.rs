@@ -64,18 +64,8 @@ mod tests {
                 false,
                 GrpcCode::Cancelled,
             ),
-            (
-                StreamError::Malformed("x"),
-                Reason::UpstreamProtocol,
-                false,
-                GrpcCode::Internal,
-            ),
-            (
-                StreamError::Connection(broken),
-                Reason::UpstreamProtocol,
-                false,
-                GrpcCode::Internal,
-            ),
+            (StreamError::Malformed("x"), Reason::UpstreamProtocol, false, GrpcCode::Internal),
+            (StreamError::Connection(broken), Reason::UpstreamProtocol, false, GrpcCode::Internal),
             (
                 StreamError::Connection(ConnectionError::Eof),
                 Reason::UpstreamReset,

@@ -203,7 +203,8 @@ impl Link {
         let mut left = self.left.borrow_mut();
         left.clear();
         left.extend_from_slice(input);
-        if left.is_empty() && (left.capacity() > LEFT_BYTES_MAX || self.streams.borrow().len() == 0) {
+        if left.is_empty() && (left.capacity() > LEFT_BYTES_MAX || self.streams.borrow().len() == 0)
+        {
             *left = Vec::new();
         }
     }

@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     codec::Codec,
-    dial::{DialError, Dialled, Dialer, Expected, OwnSocket, Proof, Where},
+    dial::{DialError, Dialer, Dialled, Expected, OwnSocket, Proof, Where},
     expiry,
     hub::Hub,
     link::{End, Link, Outlook},

@@ -400,7 +400,8 @@ impl Stream {
         if let Some(from) = from {
             forget(&from.to, self);
         }
-        let listener = if self.accepted { self.listener.replace(Listener::Nobody) } else { Listener::Nobody };
+        let listener =
+            if self.accepted { self.listener.replace(Listener::Nobody) } else { Listener::Nobody };
         match listener {
             Listener::Story(story) => self.link.hub.tasks.cancel(story),
             Listener::Task(waker) => waker.wake(),

@@ -84,7 +84,8 @@ impl Socket {
 
 /// Starts as many as the settings say.
 pub(super) fn start(core: &Arc<Core>) -> Result<Crew, StartError> {
-    let seats = (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<std::io::Result<_>>();
+    let seats =
+        (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<std::io::Result<_>>();
     Ok(Crew { seats: seats.map_err(StartError::Worker)? })
 }
 
@@ -126,7 +127,8 @@ impl Crew {
 /// Serves what it is handed until nobody can hand it anything any more.
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let (hub, woken) = Hub::new();
-    let pool = Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
+    let pool =
+        Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
     let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory: Memory::default() });
     let stories = Rc::clone(&hub);
     let _ends_with_the_thread = [

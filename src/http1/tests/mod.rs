@@ -3,6 +3,7 @@
 mod ambiguous;
 mod client;
 mod cut;
+mod differential;
 mod server;
 
 use std::time::Instant;

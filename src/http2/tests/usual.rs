@@ -36,12 +36,16 @@ fn a_call_goes_there_and_back_whatever_the_pieces() {
         pair.server.core.trailers(id, &block(&[("grpc-status", "0")]));
         pair.run();
         let seen = pair.seen_by_client();
-        let data: Vec<u8> = seen.iter().flat_map(|seen| match seen {
-            Seen::Data(1, data, false) => data.clone(),
-            _ => Vec::new(),
-        }).collect();
+        let data: Vec<u8> = seen
+            .iter()
+            .flat_map(|seen| match seen {
+                Seen::Data(1, data, false) => data.clone(),
+                _ => Vec::new(),
+            })
+            .collect();
         assert_eq!(data, b"pong");
-        let rest: Vec<_> = seen.into_iter().filter(|seen| !matches!(seen, Seen::Data(..))).collect();
+        let rest: Vec<_> =
+            seen.into_iter().filter(|seen| !matches!(seen, Seen::Data(..))).collect();
         let expected = [
             Seen::Capacity,
             Seen::Informational(1, status("103")),
