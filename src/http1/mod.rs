@@ -24,6 +24,7 @@
 mod client;
 mod connection;
 mod fields;
+mod life;
 mod parse;
 mod reader;
 mod sending;

@@ -34,6 +34,10 @@ impl Connection {
             return self.eof.then(|| self.cut()).flatten();
         }
         self.begin_head(now);
+        if matches!(input[0], b'\r' | b'\n') {
+            let error = StreamError::Malformed("a line ends with a bare line feed");
+            return Some(self.refuse(error, input));
+        }
         if !self.is_worth_parsing(input) {
             return self.eof.then(|| self.cut()).flatten();
         }

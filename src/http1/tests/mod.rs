@@ -1,5 +1,9 @@
 //! Whole connections, byte by byte, and what each message means.
 
+mod ambiguous;
+mod client;
+mod cut;
+mod differential;
 mod server;
 
 use std::time::Instant;
