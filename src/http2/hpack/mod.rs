@@ -7,6 +7,7 @@
 
 mod decoder;
 mod encoder;
+mod fields;
 mod huffman;
 mod lookup;
 mod policy;
