@@ -10,7 +10,7 @@
 //! | words | [`units`] [`clock`] [`spiffe`] [`reason`] | values parsed once, names, identities, why a request ended |
 //! | meaning | [`resource`] [`snapshot`] | what users write; what the proxy runs on, and `compile` between the two |
 //! | decisions | [`routing`] [`authz`] [`balance`] [`resilience`] | pure functions of a snapshot, `now` and randomness |
-//! | mechanisms | [`net`] [`tls`] [`http`] [`task`] [`telemetry`] | sockets, mutual TLS, bodies, tasks, metrics, spans, logs |
+//! | mechanisms | [`net`] [`tls`] [`http`] [`http2`] [`http1`] [`task`] [`telemetry`] | sockets, mutual TLS, heads and bodies, the codecs, tasks, metrics, spans, logs |
 //! | identity | [`identity`] | the mesh CA, join tokens, SVIDs and their rotation |
 //! | planes | [`proxy`] [`control`] | the data plane and the control plane, which never import each other |
 //! | program | [`app`] [`cli`] | roles put together; one command per file |
@@ -22,6 +22,8 @@ pub mod cli;
 pub mod clock;
 pub mod control;
 pub mod http;
+pub mod http1;
+pub mod http2;
 pub mod identity;
 pub mod net;
 pub mod proxy;

@@ -1,11 +1,16 @@
-//! What HTTP/1.1 and HTTP/2 share: heads read as slices, replay buffers for bodies and the answers
-//! that the mesh itself makes.
+//! What HTTP/1.1 and HTTP/2 share: heads read as slices, what is taken out of them on the way, and the
+//! answers that the mesh itself makes.
 
 pub mod answer;
+mod block;
+mod event;
 pub mod fields;
 pub mod grpc;
 mod head;
-mod replay;
+mod name;
 
+pub(crate) use block::FIELD_OVERHEAD;
+pub use block::{Field, HeaderBlock, Mark};
+pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};
-pub use replay::{Cancelled, Replay, ReplayBody};
+pub use name::Token;

@@ -1,0 +1,394 @@
+//! Which header sections are well-formed (RFC 9113 sections 8.2.2 and 8.3, RFC 8441 section 4); the
+//! bytes of names and values were checked when they were decoded. A message that is not has no meaning that two programs would agree on, so it goes no further. Where
+//! the RFC leaves a choice the stricter one is taken, because what enters as HTTP/2 may leave as
+//! HTTP/1.1, where an odd byte is a request of its own.
+
+use super::streams::Method;
+use crate::http::{Field, HeaderBlock, Token};
+
+/// What is wrong, for logs and traces.
+pub(super) type Flaw = &'static str;
+
+/// What the core needs to know of a request's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) length: Option<u64>,
+}
+
+/// Checks a request's head and gives it one name for its authority: `host` becomes `:authority`, and
+/// is gone afterwards.
+pub(super) fn request(head: &mut HeaderBlock, extended: bool) -> Result<Request, Flaw> {
+    let mut seen = Seen::default();
+    for field in head.iter() {
+        seen.field(&field)?;
+    }
+    if seen.has(Token::Status) {
+        return Err("a request with :status");
+    }
+    let Some(method) = head.get(Token::Method) else { return Err("a request without :method") };
+    if method.is_empty() || !method.iter().all(|byte| TOKEN[usize::from(*byte)]) {
+        return Err("a malformed :method");
+    }
+    let connect = method == b"CONNECT";
+    let is_head = method == b"HEAD";
+    let tunnel = connect && !seen.has(Token::Protocol);
+    if tunnel {
+        if seen.has(Token::Scheme) || seen.has(Token::Path) {
+            return Err("CONNECT with :scheme or :path");
+        }
+    } else {
+        target(head, &seen, connect, extended)?;
+    }
+    authority(head, tunnel)?;
+    let method = match (connect, is_head) {
+        (true, _) => Method::Connect,
+        (false, true) => Method::Head,
+        (false, false) => Method::Plain,
+    };
+    Ok(Request { method, length: seen.length })
+}
+
+/// Scheme, path and protocol of what is not a plain CONNECT.
+fn target(head: &HeaderBlock, seen: &Seen, connect: bool, extended: bool) -> Result<(), Flaw> {
+    let Some(scheme) = head.get(Token::Scheme) else { return Err("a request without :scheme") };
+    let rest = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    if !scheme.first().is_some_and(u8::is_ascii_alphabetic) || !scheme.iter().all(rest) {
+        return Err("a malformed :scheme");
+    }
+    let Some(path) = head.get(Token::Path) else { return Err("a request without :path") };
+    let options = path == b"*" && head.get(Token::Method) == Some(b"OPTIONS");
+    if !(path.starts_with(b"/") || options) {
+        return Err("a malformed :path");
+    }
+    if path.iter().any(|byte| !(0x21..0x7f).contains(byte) || *byte == b'#') {
+        return Err("a forbidden byte in :path");
+    }
+    if seen.has(Token::Protocol) {
+        if !connect {
+            return Err(":protocol without CONNECT");
+        }
+        if !extended {
+            return Err("extended CONNECT was not offered");
+        }
+        if !seen.has(Token::Authority) {
+            return Err("extended CONNECT without :authority");
+        }
+        if !head.get(Token::Protocol).is_some_and(is_token) {
+            return Err("a malformed :protocol");
+        }
+    }
+    Ok(())
+}
+
+/// `:authority` and `host` have to agree.
+fn authority(head: &mut HeaderBlock, tunnel: bool) -> Result<(), Flaw> {
+    if head.all(Token::Host).nth(1).is_some() {
+        return Err("more than one host");
+    }
+    let host = head.get(Token::Host);
+    let named = head.get(Token::Authority);
+    let Some(authority) = named.or(host) else { return Err("a request without an authority") };
+    let fine = |byte: &u8| (0x21..0x7f).contains(byte) && !b"@/?#\\\"<>^`{|}".contains(byte);
+    if authority.is_empty() || !authority.iter().all(fine) {
+        return Err("a malformed authority");
+    }
+    if tunnel && named.is_none() {
+        return Err("CONNECT without :authority");
+    }
+    match (named, host) {
+        (Some(authority), Some(host)) => {
+            if !host.eq_ignore_ascii_case(authority) {
+                return Err("host and :authority differ");
+            }
+            head.remove(Token::Host);
+        }
+        (None, Some(host)) => {
+            let host = host.to_vec();
+            head.set(Token::Authority, &host);
+            head.remove(Token::Host);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Checks a response's head: its status and its content length.
+pub(super) fn response(head: &HeaderBlock) -> Result<(u16, Option<u64>), Flaw> {
+    let mut seen = Seen::default();
+    for field in head.iter() {
+        seen.field(&field)?;
+    }
+    if seen.pseudo & !bit(Token::Status) != 0 {
+        return Err("a response with a request's pseudo-header field");
+    }
+    let status = match head.get(Token::Status) {
+        Some([a @ b'1'..=b'9', b, c]) if b.is_ascii_digit() && c.is_ascii_digit() => {
+            let digit = |byte: &u8| u16::from(byte - b'0');
+            digit(a) * 100 + digit(b) * 10 + digit(c)
+        }
+        Some(_) => return Err("a malformed :status"),
+        None => return Err("a response without :status"),
+    };
+    if status == 101 {
+        return Err("101 in HTTP/2");
+    }
+    Ok((status, seen.length))
+}
+
+/// Checks trailers.
+pub(super) fn trailers(trailers: &HeaderBlock) -> Result<(), Flaw> {
+    let mut seen = Seen::default();
+    for field in trailers.iter() {
+        seen.field(&field)?;
+    }
+    if seen.pseudo != 0 {
+        return Err("a pseudo-header field in trailers");
+    }
+    Ok(())
+}
+
+/// What one pass over the fields found.
+#[derive(Default)]
+struct Seen {
+    /// Pseudo-header fields, one bit each.
+    pseudo: u8,
+    /// Whether a regular field came.
+    regular: bool,
+    length: Option<u64>,
+}
+
+fn bit(token: Token) -> u8 {
+    1 << (token as u8 - Token::Method as u8)
+}
+
+impl Seen {
+    fn has(&self, token: Token) -> bool {
+        self.pseudo & bit(token) != 0
+    }
+
+    fn field(&mut self, field: &Field<'_>) -> Result<(), Flaw> {
+        if field.token.is_pseudo() {
+            return self.pseudo_field(field);
+        }
+        self.regular = true;
+        match field.token {
+            Token::Connection
+            | Token::ProxyConnection
+            | Token::KeepAlive
+            | Token::TransferEncoding
+            | Token::Upgrade => return Err("a connection-specific field"),
+            Token::Te if field.value != b"trailers" => return Err("a te other than trailers"),
+            Token::ContentLength => self.content_length(field.value)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn pseudo_field(&mut self, field: &Field<'_>) -> Result<(), Flaw> {
+        if self.regular {
+            return Err("a pseudo-header field after a regular one");
+        }
+        if self.has(field.token) {
+            return Err("a pseudo-header field twice");
+        }
+        self.pseudo |= bit(field.token);
+        Ok(())
+    }
+
+    /// Digits only, and only one meaning.
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Flaw> {
+        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        match (digits, length) {
+            (true, Some(length)) if self.length.is_none_or(|other| other == length) => {
+                self.length = Some(length);
+                Ok(())
+            }
+            (true, Some(_)) => Err("two content lengths"),
+            _ => Err("a malformed content length"),
+        }
+    }
+}
+
+/// Bytes of a token (RFC 9110 section 5.6.2).
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let other = matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        );
+        table[byte as usize] = byte.is_ascii_alphanumeric() || other;
+        byte += 1;
+    }
+    table
+};
+
+fn is_token(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Method, Request, request, response, trailers};
+    use crate::http::{HeaderBlock, Token};
+
+    const GET: [(&str, &str); 4] =
+        [(":method", "GET"), (":scheme", "https"), (":authority", "orders"), (":path", "/")];
+
+    fn block(fields: &[(&str, &str)]) -> HeaderBlock {
+        fields.iter().copied().collect()
+    }
+
+    /// GET with one of its fields replaced, left out (empty name) or some added.
+    fn get(name: &str, value: &str) -> HeaderBlock {
+        let mut fields: Vec<_> = GET.into_iter().filter(|field| field.0 != name).collect();
+        if name.starts_with(':') {
+            fields.insert(0, (name, value));
+        } else {
+            fields.push((name, value));
+        }
+        block(&fields)
+    }
+
+    #[test]
+    fn usual_requests_are_well_formed() {
+        let plain = Request { method: Method::Plain, length: None };
+        assert_eq!(request(&mut block(&GET), false), Ok(plain));
+        for (name, value) in [
+            ("te", "trailers"),
+            (":path", "/a?b=c%20"),
+            (":authority", "[::1]:80"),
+            ("host", "ORDERS"),
+        ] {
+            let mut head = get(name, value);
+            assert!(request(&mut head, false).is_ok(), "{name}: {value}");
+            assert!(!head.contains(Token::Host));
+        }
+        let mut head = get("content-length", "007");
+        assert_eq!(request(&mut head, false).map(|request| request.length), Ok(Some(7)));
+        let mut head = get(":method", "HEAD");
+        assert_eq!(request(&mut head, false).map(|request| request.method), Ok(Method::Head));
+    }
+
+    #[test]
+    fn a_host_alone_becomes_the_authority() {
+        let mut head = block(&[GET[0], GET[1], GET[3], ("host", "stock:80"), ("x", "1")]);
+        request(&mut head, false).expect("well-formed");
+        assert_eq!(head.get(Token::Authority), Some(&b"stock:80"[..]));
+        assert!(!head.contains(Token::Host));
+        assert!(head.iter().take(4).all(|field| field.token.is_pseudo()));
+    }
+
+    #[test]
+    fn malformed_requests_are_refused() {
+        for (name, value) in [
+            (":method", ""),
+            (":method", "GE T"),
+            (":scheme", ""),
+            (":scheme", "1http"),
+            (":path", ""),
+            (":path", "x"),
+            (":path", "*"),
+            (":path", "/a b"),
+            (":path", "/a#b"),
+            (":path", "/\u{e9}"),
+            (":authority", ""),
+            (":authority", "a@b"),
+            (":authority", "a/b"),
+            (":status", "200"),
+            (":protocol", "websocket"),
+            ("connection", "close"),
+            ("proxy-connection", "close"),
+            ("keep-alive", "1"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "gzip"),
+            ("te", "trailers, gzip"),
+            ("host", "other"),
+            ("content-length", ""),
+            ("content-length", "-1"),
+            ("content-length", "+1"),
+            ("content-length", "1, 1"),
+            ("content-length", "99999999999999999999"),
+        ] {
+            let result = request(&mut get(name, value), false);
+            assert!(result.is_err(), "{name}: {value:?}");
+        }
+        for missing in GET {
+            let fields: Vec<_> = GET.into_iter().filter(|field| *field != missing).collect();
+            assert!(request(&mut block(&fields), false).is_err(), "without {missing:?}");
+            let twice = [&GET[..], &[missing]].concat();
+            assert!(request(&mut block(&twice), false).is_err(), "{missing:?} twice");
+        }
+        for more in [
+            &[("x", "1"), (":path", "/")][..],
+            &[("host", "orders"), ("host", "orders")],
+            &[("content-length", "1"), ("content-length", "2")],
+        ] {
+            let fields = [&GET[..], more].concat();
+            assert!(request(&mut block(&fields), false).is_err(), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn connect_has_its_own_rules() {
+        let connect = (":method", "CONNECT");
+        let web = (":protocol", "websocket");
+        for (fields, extended, valid) in [
+            (&[connect, (":authority", "a:1")][..], false, true),
+            (&[connect][..], false, false),
+            (&[connect, ("host", "a:1")][..], false, false),
+            (&[connect, (":authority", "a:1"), (":path", "/")][..], false, false),
+            (&[connect, GET[1], GET[2], GET[3]][..], true, false),
+            (&[connect, web, GET[1], GET[2], GET[3]][..], true, true),
+            (&[connect, web, GET[1], GET[2], GET[3]][..], false, false),
+            (&[connect, web, GET[1], GET[3], ("host", "a")][..], true, false),
+            (&[connect, web, GET[1], GET[2]][..], true, false),
+            (&[connect, (":protocol", ""), GET[1], GET[2], GET[3]][..], true, false),
+        ] {
+            let result = request(&mut block(fields), extended);
+            assert_eq!(result.is_ok(), valid, "{fields:?} {result:?}");
+        }
+    }
+
+    #[test]
+    fn responses_have_one_status_of_three_digits() {
+        for (fields, expected) in [
+            (&[(":status", "200"), ("content-length", "5")][..], Some((200, Some(5)))),
+            (&[(":status", "103")][..], Some((103, None))),
+            (&[(":status", "101")][..], None),
+            (&[(":status", "099")][..], None),
+            (&[(":status", "20")][..], None),
+            (&[(":status", "2000")][..], None),
+            (&[(":status", "200"), (":status", "200")][..], None),
+            (&[("x", "1")][..], None),
+            (&[(":status", "200"), (":path", "/")][..], None),
+            (&[(":status", "200"), ("connection", "close")][..], None),
+        ] {
+            assert_eq!(response(&block(fields)).ok(), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_have_no_pseudo_header_fields() {
+        trailers(&block(&[("grpc-status", "0")])).expect("well-formed");
+        trailers(&block(&[(":status", "200")])).expect_err("pseudo");
+        trailers(&block(&[("connection", "close")])).expect_err("connection-specific");
+    }
+}
