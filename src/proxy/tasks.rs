@@ -217,10 +217,11 @@ impl Tasks {
         while slots.len() > KEPT_MAX && slots.last().is_some_and(free) {
             slots.pop();
         }
-        slots.shrink_to(slots.len() * 2);
+        let left = slots.len();
+        slots.shrink_to(left * 2);
         let mut places = self.free.borrow_mut();
-        places.retain(|index| *index < slots.len());
-        places.shrink_to(slots.len() * 2);
+        places.retain(|index| *index < left);
+        places.shrink_to(left * 2);
     }
 
     /// Polls what is woken from elsewhere, as long as the worker lives.
