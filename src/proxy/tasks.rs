@@ -82,6 +82,7 @@ impl Wake for Bell {
 
 impl Tasks {
     /// None yet, and the queue of what is woken from elsewhere.
+    #[allow(clippy::disallowed_methods, reason = "each place is in the queue at most once")]
     pub(super) fn new() -> (Self, Woken) {
         let (woken, queue) = mpsc::unbounded_channel();
         let tasks = Self {
@@ -217,11 +218,11 @@ impl Tasks {
         while slots.len() > KEPT_MAX && slots.last().is_some_and(free) {
             slots.pop();
         }
-        let length = slots.len();
-        slots.shrink_to(length * 2);
+        let left = slots.len();
+        slots.shrink_to(left * 2);
         let mut places = self.free.borrow_mut();
-        places.retain(|index| *index < length);
-        places.shrink_to(length * 2);
+        places.retain(|index| *index < left);
+        places.shrink_to(left * 2);
     }
 
     /// Polls what is woken from elsewhere, as long as the worker lives.
@@ -239,14 +240,14 @@ impl Tasks {
     }
 }
 
-/// `None` after a panic, which is logged and ends only its own story.
-fn guarded<T>(what: impl FnOnce() -> T) -> Option<T> {
+/// `None` after a panic, which is logged and costs only what was done here.
+pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(what)) {
         Ok(done) => Some(done),
         Err(panic) => {
             let text = panic.downcast_ref::<&'static str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            tracing::error!(panic = text.unwrap_or("no message"), "a request panicked");
+            tracing::error!(panic = text.unwrap_or("no message"), "a panic was caught");
             None
         }
     }
