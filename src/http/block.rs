@@ -115,6 +115,7 @@ impl HeaderBlock {
 
     /// Makes a field of what was written to the arena since it was `start` bytes long: `name` bytes of
     /// name, none for a token's own, and then the value.
+    #[inline]
     pub(crate) fn commit(&mut self, token: Token, start: usize, name: usize, sensitive: bool) {
         let value = self.bytes.len() - start - name;
         let (start, name, value) = (short(start), short(name), short(value));
@@ -139,11 +140,50 @@ impl HeaderBlock {
         let end = fields.last().map_or(from.bytes, Entry::end);
         let (old, new) = (short(from.bytes), short(self.bytes.len()));
         self.bytes.extend_from_slice(&other.bytes[from.bytes..end]);
+        if old == new {
+            return self.fields.extend_from_slice(fields);
+        }
         self.fields
             .extend(fields.iter().map(|entry| Entry { start: entry.start - old + new, ..*entry }));
     }
 
+    /// Whether the fields are those of `template`, written alike, but for the values of those whose
+    /// place is a bit of `free`: there the template's are empty. The template was appended field by
+    /// field and not edited since, so that many fields are compared at once.
+    pub(crate) fn matches(&self, template: &Self, free: u64) -> bool {
+        if self.fields.len() != template.fields.len() {
+            return false;
+        }
+        // The bytes up to these places, so many, are in one piece in both arenas and not compared yet.
+        let (mut mine, mut its, mut length) = (0_usize, 0_usize, 0_usize);
+        let same = |mine: usize, its: usize, length: usize| {
+            self.bytes.get(mine - length..mine) == template.bytes.get(its - length..its)
+        };
+        let mut free = free;
+        for (field, other) in self.fields.iter().zip(&template.fields) {
+            let alike = field.token == other.token
+                && field.sensitive == other.sensitive
+                && field.name == other.name
+                && (free & 1 == 1 || field.value == other.value);
+            if !alike {
+                return false;
+            }
+            free >>= 1;
+            let start = field.start as usize;
+            if start != mine {
+                if !same(mine, its, length) {
+                    return false;
+                }
+                (mine, length) = (start, 0);
+            }
+            let more = (other.name + other.value) as usize;
+            (mine, its, length) = (mine + more, its + more, length + more);
+        }
+        same(mine, its, length)
+    }
+
     /// A field by its place.
+    #[inline]
     pub(crate) fn at(&self, index: usize) -> Field<'_> {
         self.field(&self.fields[index])
     }
@@ -173,10 +213,12 @@ impl HeaderBlock {
     }
 
     /// All fields in order.
+    #[inline]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Field<'_>> + ExactSizeIterator {
         self.fields.iter().map(|entry| self.field(entry))
     }
 
+    #[inline]
     fn field(&self, entry: &Entry) -> Field<'_> {
         let value_at = entry.value_at();
         let name = if entry.name == 0 {
@@ -265,6 +307,7 @@ impl HeaderBlock {
 }
 
 /// A place or length in an arena. Codecs bound heads at a few hundred kilobytes.
+#[inline]
 fn short(length: usize) -> u32 {
     u32::try_from(length).expect("a head is far smaller than 4 GiB")
 }
@@ -359,6 +402,35 @@ mod tests {
         assert_eq!(list(&block), pairs(&[(":path", "/longer")]));
         block.clear();
         assert!(block.is_empty());
+    }
+
+    #[test]
+    fn a_head_matches_what_differs_only_where_it_may() {
+        let base =
+            [(":path", "/a"), ("te", "x"), ("x-mine", "y"), ("X-Mine", "z"), ("date", "now")];
+        let template = |values: [&str; 5]| -> HeaderBlock {
+            base.iter().zip(values).map(|((name, _), value)| (*name, value)).collect()
+        };
+        let head: HeaderBlock = base.into_iter().collect();
+        assert!(head.matches(&template(["/a", "x", "y", "z", "now"]), 0));
+        assert!(head.matches(&template(["", "x", "y", "z", ""]), 0b10001));
+        assert!(head.matches(&template(["", "", "", "", ""]), 0b11111));
+        assert!(!head.matches(&template(["", "x", "y", "z", "new"]), 0b00001));
+        assert!(!head.matches(&template(["", "y", "y", "z", ""]), 0b10001));
+        assert!(!head.matches(&template(["", "x", "y", "zz", ""]), 0b10001));
+        assert!(!head.matches(&HeaderBlock::new(), 0));
+        let mut other = head.clone();
+        other.set(Token::Path, b"/longer");
+        assert!(other.matches(&template(["", "x", "y", "z", ""]), 0b10001));
+        assert!(other.matches(&template(["/longer", "x", "y", "z", "now"]), 0));
+        assert!(!other.matches(&template(["/longes", "x", "y", "z", "now"]), 0));
+        other.set(Token::Te, b"x");
+        assert!(!other.matches(&template(["", "x", "y", "z", ""]), 0b10001));
+        let named: HeaderBlock = [("x-a", "1"), ("x-b", "1")].into_iter().collect();
+        for (name, expected) in [("x-b", true), ("x-c", false), ("X-b", false)] {
+            let template: HeaderBlock = [("x-a", "1"), (name, "")].into_iter().collect();
+            assert_eq!(named.matches(&template, 0b10), expected, "{name}");
+        }
     }
 
     #[test]

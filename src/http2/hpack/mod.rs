@@ -5,8 +5,11 @@
 //! changes; a block that itself changed the table is never remembered, since not to decode it (or not
 //! to send it) would put the two sides' tables out of step.
 
+#[cfg(any(test, fuzzing))]
+mod check;
 mod decoder;
 mod encoder;
+mod fields;
 mod huffman;
 mod lookup;
 mod policy;
@@ -19,6 +22,8 @@ mod tests;
 mod valid;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub use check::check;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 

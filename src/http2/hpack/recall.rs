@@ -56,7 +56,8 @@ impl Recall {
     pub(super) fn find(&mut self, block: &[u8], into: &mut HeaderBlock, list_max: usize) -> Found {
         self.ends.clear();
         let slots = &self.slots[..self.live];
-        let found = match slots.iter().find(|slot| slot.block == block) {
+        let same = |slot: &&Slot| slot.block.len() == block.len() && slot.block == block;
+        let found = match slots.iter().find(same) {
             Some(slot) => Some((slot, slot.ends.len())),
             None => begins(slots, block),
         };
@@ -144,21 +145,38 @@ impl Recall {
     }
 }
 
-/// The slot that has the most fields in common with the beginning of `block`, and how many.
+/// The slot that has the most bytes in common with the beginning of `block`, and how many fields these
+/// are.
 fn begins<'a>(slots: &'a [Slot], block: &[u8]) -> Option<(&'a Slot, usize)> {
-    let (slot, common) =
-        slots.iter().map(|slot| (slot, common(&slot.block, block))).max_by_key(|found| found.1)?;
-    let fields = slot.ends.iter().take_while(|end| end.at <= common).count();
+    let (mut best, mut longest) = (None, 0);
+    for slot in slots {
+        // One that differs no later than the best did is no better.
+        if slot.block.len() > longest && slot.block.get(longest) == block.get(longest) {
+            let common = common(&slot.block, block);
+            if common > longest {
+                (best, longest) = (Some(slot), common);
+            }
+        }
+    }
+    let slot = best?;
+    let fields = slot.ends.iter().take_while(|end| end.at <= longest).count();
     (fields > 0).then_some((slot, fields))
 }
 
 /// With how many equal bytes both begin.
 fn common(one: &[u8], other: &[u8]) -> usize {
     const WORD: usize = 8;
-    let (words, others) = (one.chunks_exact(WORD), other.chunks_exact(WORD));
-    let whole = words.zip(others).take_while(|(word, other)| word == other).count() * WORD;
-    let rest = one[whole..].iter().zip(&other[whole..]);
-    whole + rest.take_while(|(byte, other)| byte == other).count()
+    let mut at = 0;
+    while let (Some(word), Some(another)) =
+        (one[at..].first_chunk::<WORD>(), other[at..].first_chunk::<WORD>())
+    {
+        let differ = u64::from_le_bytes(*word) ^ u64::from_le_bytes(*another);
+        if differ != 0 {
+            return at + differ.trailing_zeros() as usize / 8;
+        }
+        at += WORD;
+    }
+    at + one[at..].iter().zip(&other[at..]).take_while(|(byte, other)| byte == other).count()
 }
 
 #[cfg(test)]

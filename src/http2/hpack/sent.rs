@@ -1,11 +1,7 @@
-//! What an encoder remembers: heads that it wrote, without the path and without fields that differ on
-//! each request, and the bytes they became. One method after another of a service is then written from
-//! one memory.
+//! What an encoder remembers: heads that it wrote, without the values of the path and of fields that
+//! differ on each request, and the bytes they became. One method after another of a service is then
+//! written from one memory.
 
-use super::{
-    lookup::name_hash,
-    policy::{Class, Habits, class},
-};
 use crate::http::{Field, HeaderBlock, Token};
 
 const SLOTS: usize = 8;
@@ -16,50 +12,34 @@ const HELD_MAX: usize = 16 * 1024;
 /// Once all slots are taken, one in so many misses replaces one.
 const REPLACE: u8 = 4;
 
-/// How a head is written: which of its fields go where.
+/// How a head is written: which of its fields go where, a bit for each.
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
     /// The place of the path, if there is one.
     pub(super) path: Option<usize>,
-    /// A bit for each field that is written last.
-    pub(super) last: u128,
-    /// The number of the others, which are steady.
-    steady: usize,
-    /// The size of their values.
-    size: usize,
-    /// Tokens and lengths of what is steady, mixed.
-    signature: u64,
+    /// Fields that are written last.
+    pub(super) last: u64,
 }
 
 impl Plan {
-    /// The most fields of a head whose fields are put in another order and remembered.
-    const FIELDS_MAX: usize = 128;
+    /// How many fields a head may have whose fields are put in another order; larger ones are written
+    /// as they are, and not remembered.
+    const FIELDS_MAX: usize = 64;
 
-    /// How to write `head`; a head of too many fields is written as it is.
-    pub(super) fn of(head: &HeaderBlock, habits: &Habits) -> Self {
-        let mut plan = Self { path: None, last: 0, steady: 0, size: 0, signature: 0 };
+    /// How to write `head`, of which `is_fleeting` says what to write last.
+    pub(super) fn of(head: &HeaderBlock, is_fleeting: impl Fn(&Field<'_>) -> bool) -> Self {
+        let mut plan = Self { path: None, last: 0 };
         if head.len() > Self::FIELDS_MAX {
-            return Self { size: usize::MAX, ..plan };
+            return plan;
         }
         for (place, field) in head.iter().enumerate() {
-            let length = field.value.len();
-            if is_fleeting(&field, habits) {
+            if is_fleeting(&field) {
                 plan.last |= 1 << place;
-            } else if field.token == Token::Path && plan.path.is_none() {
+            } else if field.token == Token::Path && plan.path.is_none() && !field.sensitive {
                 plan.path = Some(place);
-                plan.mix(1 << 63);
-            } else {
-                plan.steady += 1;
-                plan.size += length;
-                plan.mix(field.token as u64 | (length as u64) << 8);
             }
         }
         plan
-    }
-
-    fn mix(&mut self, what: u64) {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        self.signature = (self.signature.rotate_left(5) ^ what).wrapping_mul(ODD);
     }
 
     /// Whether the field at `place` is written last.
@@ -67,13 +47,9 @@ impl Plan {
         place < Self::FIELDS_MAX && self.last >> place & 1 == 1
     }
 
-    /// What is steady of `head`, without the path.
-    fn steady<'h>(&self, head: &'h HeaderBlock) -> impl Iterator<Item = Field<'h>> {
-        let (last, path) = (self.last, self.path);
-        let fields = head.iter().enumerate();
-        fields
-            .filter(move |(place, _)| last >> place & 1 == 0 && Some(*place) != path)
-            .map(|(_, field)| field)
+    /// The fields whose values are not remembered.
+    fn free(&self) -> u64 {
+        self.last | self.path.map_or(0, |place| 1 << place)
     }
 }
 
@@ -87,47 +63,93 @@ pub(super) struct Sent {
     next: usize,
 }
 
-/// What is steady of a head, and its bytes.
+/// A head and its bytes.
 #[derive(Default)]
-struct Slot {
-    signature: u64,
-    head: HeaderBlock,
+pub(super) struct Slot {
+    /// The fields, without the values of those that are free.
+    template: HeaderBlock,
+    free: u64,
+    /// The place of the path.
+    pub(super) path: Option<usize>,
+    /// The bytes of what is steady.
     bytes: Vec<u8>,
-    /// Where among the bytes the path belongs.
+    /// Where among them the path belongs.
     path_at: usize,
+    /// The last path that was in a table, and its index; 0 if there was none yet.
+    pub(super) last_path: Vec<u8>,
+    pub(super) path_index: usize,
+    /// What is written last.
+    pub(super) last: Vec<Last>,
+    /// Whether each of those has an index for its name.
+    pub(super) names_are_known: bool,
+}
+
+/// A field that is written last.
+#[derive(Clone, Copy)]
+pub(super) struct Last {
+    /// Its place in the head.
+    pub(super) place: usize,
+    /// The index of its name, or 0.
+    pub(super) name: usize,
+}
+
+impl Slot {
+    /// The bytes before the path.
+    pub(super) fn before(&self) -> &[u8] {
+        &self.bytes[..self.path_at]
+    }
+
+    /// The bytes after it.
+    pub(super) fn after(&self) -> &[u8] {
+        &self.bytes[self.path_at..]
+    }
+
+    fn held(&self) -> usize {
+        self.template.size() + self.bytes.len()
+    }
 }
 
 impl Sent {
-    /// The bytes of what is steady of `head`: those before its path, and those after.
-    pub(super) fn find(&self, head: &HeaderBlock, plan: &Plan) -> Option<(&[u8], &[u8])> {
-        let slots = self.slots[..self.live].iter();
-        let slot = slots
-            .filter(|slot| slot.signature == plan.signature && slot.head.len() == plan.steady)
-            .find(|slot| {
-                slot.head.iter().zip(plan.steady(head)).all(|(one, other)| same(one, other))
-            })?;
-        Some(slot.bytes.split_at(slot.path_at))
+    /// What is remembered of `head`.
+    #[inline]
+    pub(super) fn find(&mut self, head: &HeaderBlock) -> Option<&mut Slot> {
+        let slots = self.slots[..self.live].iter_mut();
+        slots.into_iter().find(|slot| head.matches(&slot.template, slot.free))
     }
 
-    /// Remembers a head that was written without a change of the table.
-    pub(super) fn store(&mut self, head: &HeaderBlock, plan: &Plan, before: &[u8], after: &[u8]) {
-        if plan.size > LIST_MAX {
+    /// Remembers a head that was written without a change of the table: the bytes before its path and
+    /// after it, and what is written last.
+    pub(super) fn store(
+        &mut self,
+        head: &HeaderBlock,
+        plan: Plan,
+        (before, after): (&[u8], &[u8]),
+        last: &[Last],
+    ) {
+        if head.len() > Plan::FIELDS_MAX || head.size() > LIST_MAX {
             return;
         }
-        if self.held() + plan.size + before.len() + after.len() > HELD_MAX {
+        let held: usize = self.slots[..self.live].iter().map(Slot::held).sum();
+        if held + head.size() + before.len() + after.len() > HELD_MAX {
             self.live = 0;
         }
         let Some(place) = self.place() else { return };
         let slot = &mut self.slots[place];
-        slot.signature = plan.signature;
-        slot.head.clear();
-        for field in plan.steady(head) {
-            slot.head.append(field.token, field.name, field.value, field.sensitive);
+        slot.free = plan.free();
+        slot.path = plan.path;
+        slot.template.clear();
+        for (place, field) in head.iter().enumerate() {
+            let value = if slot.free >> place & 1 == 1 { &[] } else { field.value };
+            slot.template.append(field.token, field.name, value, field.sensitive);
         }
         slot.bytes.clear();
         slot.bytes.extend_from_slice(before);
         slot.bytes.extend_from_slice(after);
         slot.path_at = before.len();
+        slot.path_index = 0;
+        slot.last.clear();
+        slot.last.extend_from_slice(last);
+        slot.names_are_known = last.iter().all(|last| last.name > 0);
     }
 
     fn place(&mut self) -> Option<usize> {
@@ -146,10 +168,6 @@ impl Sent {
         Some(self.next)
     }
 
-    fn held(&self) -> usize {
-        self.slots[..self.live].iter().map(|slot| slot.head.size() + slot.bytes.len()).sum()
-    }
-
     /// The table changed: nothing holds any more. The memory is kept.
     pub(super) fn forget(&mut self) {
         self.live = 0;
@@ -162,30 +180,12 @@ impl Sent {
 
     /// How much memory it holds, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let slots = self.slots.iter().map(|slot| slot.head.memory() + slot.bytes.capacity());
-        self.slots.capacity() * size_of::<Slot>() + slots.sum::<usize>()
+        let slot = |slot: &Slot| {
+            slot.template.memory()
+                + slot.bytes.capacity()
+                + slot.last_path.capacity()
+                + slot.last.capacity() * size_of::<Last>()
+        };
+        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(slot).sum::<usize>()
     }
-}
-
-/// Whether a field is written last, by its name.
-#[inline]
-fn is_fleeting(field: &Field<'_>, habits: &Habits) -> bool {
-    match class(field.token) {
-        Class::Steady => false,
-        Class::Fleeting => true,
-        Class::Unknown => {
-            !habits.is_empty()
-                && !field.token.is_pseudo()
-                && habits.is_fleeting(name_hash(field.token, field.name))
-        }
-    }
-}
-
-/// Whether two fields are written alike.
-#[inline]
-fn same(one: Field<'_>, other: Field<'_>) -> bool {
-    one.token == other.token
-        && one.sensitive == other.sensitive
-        && one.value == other.value
-        && (one.token != Token::Other || one.name == other.name)
 }

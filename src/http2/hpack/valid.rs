@@ -26,11 +26,29 @@ pub(super) fn name(name: &[u8]) -> bool {
 /// Whether `value` may be a field's: no control character but the tabulator, and no white space at its
 /// ends.
 pub(super) fn value(value: &[u8]) -> bool {
-    let control = |octet: u8| (octet < 0x20) & (octet != b'\t') | (octet == 0x7f);
     let space = |octet: Option<&u8>| octet.is_some_and(|octet| matches!(octet, b' ' | b'\t'));
-    !value.iter().fold(false, |bad, octet| bad | control(*octet))
-        && !space(value.first())
-        && !space(value.last())
+    if space(value.first()) || space(value.last()) {
+        return false;
+    }
+    let mut words = value.chunks_exact(WORD);
+    let plain = words.by_ref().all(|word| is_plain(word.try_into().unwrap_or_default()));
+    let rest = if plain { words.remainder() } else { value };
+    rest.iter().all(|octet| !matches!(octet, 0..=8 | 10..=0x1f | 0x7f))
+}
+
+const WORD: usize = 8;
+
+/// Whether eight octets have no control character at all.
+fn is_plain(word: [u8; WORD]) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    let word = u64::from_ne_bytes(word);
+    // The high bit of an octet is set if it is below 0x20, or if it is 0x7f. A borrow can set one too
+    // much, but only beside one that is set rightly.
+    let below = word.wrapping_sub(0x20 * EACH) & !word;
+    let delete = word ^ (0x7f * EACH);
+    let delete = delete.wrapping_sub(EACH) & !delete;
+    (below | delete) & HIGH == 0
 }
 
 #[cfg(test)]
@@ -51,6 +69,14 @@ mod tests {
     fn values_have_no_control_characters() {
         for good in ["", "a", "a\tb c", "\u{e4}\u{fc}", "~"] {
             assert!(value(good.as_bytes()), "{good}");
+        }
+        for octet in 0..=255_u8 {
+            for place in 1..30 {
+                let mut text = vec![b'a'; 31];
+                text[place] = octet;
+                let allowed = octet == b'\t' || (octet >= 0x20 && octet != 0x7f);
+                assert_eq!(value(&text), allowed, "{octet} at {place}");
+            }
         }
         for bad in [" ", "\t", " a", "a ", "a\t", "a\r\n", "\0", "a\x7fb", "a\x1fb", "\n"] {
             assert!(!value(bad.as_bytes()), "{bad:?}");
