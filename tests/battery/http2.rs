@@ -4,11 +4,11 @@
 //! and against a listener over the wire.
 
 /// The client's preface, and SETTINGS that say nothing.
-pub const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(crate) const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// How an attack has to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// The connection is cut after at most so many repetitions.
     Cut(u32),
     /// It changes nothing: each stream is answered or reset, and the connection lives.
@@ -16,70 +16,70 @@ pub enum End {
 }
 
 /// One attack: what comes after the greeting, once and then again and again.
-pub struct Attack {
+pub(crate) struct Attack {
     /// What is done.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Once.
-    pub first: Vec<u8>,
+    pub(crate) first: Vec<u8>,
     /// The n-th repetition, counted from 0.
-    pub again: Box<dyn Fn(u32) -> Vec<u8>>,
+    pub(crate) again: Box<dyn Fn(u32) -> Vec<u8>>,
     /// How many.
-    pub times: u32,
+    pub(crate) times: u32,
     /// How it has to end.
-    pub end: End,
+    pub(crate) end: End,
 }
 
 /// A frame.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("small").to_be_bytes();
     let head = [length[1], length[2], length[3], kind, flags];
     [&head[..], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A field that is in no table.
-pub fn literal(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).expect("small")], text.as_bytes()].concat();
     [vec![0], text(name), text(value)].concat()
 }
 
 /// The fields of `GET /` (0x82) or `POST /` (0x83).
-pub fn request(method: u8) -> Vec<u8> {
+pub(crate) fn request(method: u8) -> Vec<u8> {
     [vec![method, 0x86, 0x84], literal(":authority", "orders")].concat()
 }
 
 /// HEADERS with the whole block.
-pub fn headers(stream: u32, end: bool, block: &[u8]) -> Vec<u8> {
+pub(crate) fn headers(stream: u32, end: bool, block: &[u8]) -> Vec<u8> {
     frame(1, if end { 5 } else { 4 }, stream, block)
 }
 
 /// A whole `GET`.
-pub fn get(stream: u32) -> Vec<u8> {
+pub(crate) fn get(stream: u32) -> Vec<u8> {
     headers(stream, true, &request(0x82))
 }
 
 /// A `POST` whose body is still to come.
-pub fn post(stream: u32) -> Vec<u8> {
+pub(crate) fn post(stream: u32) -> Vec<u8> {
     headers(stream, false, &request(0x83))
 }
 
 /// RST_STREAM with CANCEL.
-pub fn cancel(stream: u32) -> Vec<u8> {
+pub(crate) fn cancel(stream: u32) -> Vec<u8> {
     frame(3, 0, stream, &8_u32.to_be_bytes())
 }
 
 /// WINDOW_UPDATE.
-pub fn window(stream: u32, by: u32) -> Vec<u8> {
+pub(crate) fn window(stream: u32, by: u32) -> Vec<u8> {
     frame(8, 0, stream, &by.to_be_bytes())
 }
 
 /// SETTINGS with these entries.
-pub fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
+pub(crate) fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
     let entry = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
     frame(4, 0, 0, &entries.iter().flat_map(entry).collect::<Vec<_>>())
 }
 
 /// The n-th stream of a client.
-pub fn nth(n: u32) -> u32 {
+pub(crate) fn nth(n: u32) -> u32 {
     2 * n + 1
 }
 
@@ -94,7 +94,7 @@ fn attack(
 }
 
 /// All of them.
-pub fn attacks() -> Vec<Attack> {
+pub(crate) fn attacks() -> Vec<Attack> {
     [resets(), provoked(), floods(), heads(), once()].into_iter().flatten().collect()
 }
 

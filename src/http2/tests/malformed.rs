@@ -155,6 +155,15 @@ fn frames_of_a_wrong_size_or_place() {
         ("6.3 PRIORITY of an idle stream", frame(2, 0, 77, &[0; 5]), Answer::Fine),
         ("6.4 RST_STREAM on stream 0", cancel(0), PROTOCOL),
         ("6.4 RST_STREAM of 3 bytes", [post(1), frame(3, 0, 1, &[0; 3])].concat(), SIZE),
+    ] {
+        check(name, server, &bytes, expected);
+    }
+}
+
+#[test]
+fn frames_of_the_connection_that_are_wrong() {
+    let head = request(0x82);
+    for (name, bytes, expected) in [
         ("6.5 SETTINGS on a stream", frame(4, 0, 1, &[]), PROTOCOL),
         ("6.5 SETTINGS of 5 bytes", frame(4, 0, 0, &[0; 5]), SIZE),
         ("6.5 an acknowledgement with settings", frame(4, 1, 0, &[0; 6]), SIZE),
@@ -215,12 +224,14 @@ fn frames_of_a_wrong_size_or_place() {
     }
 }
 
+/// A POST's fields and these.
+fn with_fields(more: &[(&str, &str)]) -> Vec<u8> {
+    let more = more.iter().flat_map(|(name, value)| literal(name, value)).collect();
+    [request(0x83), more].concat()
+}
+
 #[test]
 fn messages_that_are_malformed() {
-    let with = |more: &[(&str, &str)]| {
-        [request(0x83), more.iter().flat_map(|(name, value)| literal(name, value)).collect()]
-            .concat()
-    };
     for (name, bytes, expected) in [
         (
             "8.1 HEADERS without an end after a request",
@@ -233,17 +244,33 @@ fn messages_that_are_malformed() {
             [post(1), headers(1, true, &literal(":path", "/"))].concat(),
             rst(1),
         ),
-        ("8.2.1 a name with capitals", headers(1, true, &with(&[("X", "1")])), rst(1)),
-        ("8.2.1 a name with a space", headers(1, true, &with(&[("x y", "1")])), rst(1)),
-        ("8.2.1 an empty name", headers(1, true, &with(&[("", "1")])), rst(1)),
-        ("8.2.1 a value with CR", headers(1, true, &with(&[("x", "a\rb")])), rst(1)),
-        ("8.2.1 a value with LF", headers(1, true, &with(&[("x", "a\nb")])), rst(1)),
-        ("8.2.1 a value with NUL", headers(1, true, &with(&[("x", "a\0b")])), rst(1)),
-        ("8.2.1 a value that begins with a space", headers(1, true, &with(&[("x", " a")])), rst(1)),
-        ("8.2.2 connection", headers(1, true, &with(&[("connection", "close")])), rst(1)),
-        ("8.2.2 te", headers(1, true, &with(&[("te", "gzip")])), rst(1)),
-        ("8.2.2 te: trailers", headers(1, true, &with(&[("te", "trailers")])), Answer::Fine),
-        ("8.3 an unknown pseudo-header field", headers(1, true, &with(&[(":x", "1")])), rst(1)),
+        ("8.2.1 a name with capitals", headers(1, true, &with_fields(&[("X", "1")])), rst(1)),
+        ("8.2.1 a name with a space", headers(1, true, &with_fields(&[("x y", "1")])), rst(1)),
+        ("8.2.1 an empty name", headers(1, true, &with_fields(&[("", "1")])), rst(1)),
+        ("8.2.1 a value with CR", headers(1, true, &with_fields(&[("x", "a\rb")])), rst(1)),
+        ("8.2.1 a value with LF", headers(1, true, &with_fields(&[("x", "a\nb")])), rst(1)),
+        ("8.2.1 a value with NUL", headers(1, true, &with_fields(&[("x", "a\0b")])), rst(1)),
+        (
+            "8.2.1 a value that begins with a space",
+            headers(1, true, &with_fields(&[("x", " a")])),
+            rst(1),
+        ),
+        ("8.2.2 connection", headers(1, true, &with_fields(&[("connection", "close")])), rst(1)),
+        ("8.2.2 te", headers(1, true, &with_fields(&[("te", "gzip")])), rst(1)),
+        ("8.2.2 te: trailers", headers(1, true, &with_fields(&[("te", "trailers")])), Answer::Fine),
+    ] {
+        check(name, server, &bytes, expected);
+    }
+}
+
+#[test]
+fn pseudo_header_fields_that_are_malformed() {
+    for (name, bytes, expected) in [
+        (
+            "8.3 an unknown pseudo-header field",
+            headers(1, true, &with_fields(&[(":x", "1")])),
+            rst(1),
+        ),
         (
             "8.3 a pseudo-header field after others",
             headers(1, true, &[literal("x", "1"), request(0x82)].concat()),
@@ -256,25 +283,35 @@ fn messages_that_are_malformed() {
             rst(1),
         ),
         ("8.3.1 :status", headers(1, true, &[&[0x88][..], &request(0x82)].concat()), rst(1)),
+    ] {
+        check(name, server, &bytes, expected);
+    }
+}
+
+#[test]
+fn lengths_that_are_malformed() {
+    for (name, bytes, expected) in [
         (
             "8.1.1 content-length without body",
-            headers(1, true, &with(&[("content-length", "1")])),
+            headers(1, true, &with_fields(&[("content-length", "1")])),
             rst(1),
         ),
         (
             "8.1.1 less than content-length",
-            [headers(1, false, &with(&[("content-length", "3")])), frame(0, 1, 1, b"ab")].concat(),
+            [headers(1, false, &with_fields(&[("content-length", "3")])), frame(0, 1, 1, b"ab")]
+                .concat(),
             rst(1),
         ),
         (
             "8.1.1 more than content-length",
-            [headers(1, false, &with(&[("content-length", "1")])), frame(0, 0, 1, b"ab")].concat(),
+            [headers(1, false, &with_fields(&[("content-length", "1")])), frame(0, 0, 1, b"ab")]
+                .concat(),
             rst(1),
         ),
         (
             "8.1.1 less, then trailers",
             [
-                headers(1, false, &with(&[("content-length", "3")])),
+                headers(1, false, &with_fields(&[("content-length", "3")])),
                 frame(0, 0, 1, b"ab"),
                 headers(1, true, &literal("x", "1")),
             ]
@@ -284,7 +321,7 @@ fn messages_that_are_malformed() {
         (
             "8.1.1 exactly content-length",
             [
-                headers(1, false, &with(&[("content-length", "2")])),
+                headers(1, false, &with_fields(&[("content-length", "2")])),
                 frame(0, 0, 1, b"ab"),
                 frame(0, 1, 1, &[]),
             ]

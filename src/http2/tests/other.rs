@@ -109,51 +109,56 @@ fn local(test: impl Future<Output = ()>) {
     runtime.expect("a runtime").block_on(tokio::task::LocalSet::new().run_until(test));
 }
 
+/// A server that sends each body back while it comes, and ends with trailers.
+fn echo() -> impl FnMut(&mut Side, Option<Seen>) -> bool {
+    let mut outbox = Outbox::default();
+    move |side, seen| {
+        match seen {
+            Some(Seen::Head(id, head, _)) => {
+                assert_eq!(head.get(crate::http::Token::Te), Some(&b"trailers"[..]));
+                side.core.inform(id, &block(&[(":status", "103")]));
+                side.core.respond(id, &block(&[(":status", "200"), ("x-echo", "1")]), false);
+            }
+            Some(Seen::Data(id, data, end)) => {
+                let trailers = end.then(|| block(&[("grpc-status", "0")]));
+                match outbox.0.iter_mut().find(|entry| entry.0 == id) {
+                    Some(entry) => {
+                        entry.1.extend_from_slice(&data);
+                        entry.2 = trailers;
+                    }
+                    None => outbox.0.push((id, data, trailers)),
+                }
+            }
+            Some(Seen::Trailers(id, trailers)) => {
+                match outbox.0.iter_mut().find(|entry| entry.0 == id) {
+                    Some(entry) => entry.2 = Some(trailers),
+                    None => outbox.0.push((id, Vec::new(), Some(trailers))),
+                }
+            }
+            Some(Seen::Closed(_)) => return true,
+            Some(_) => {}
+            // A body goes out while it comes in: its end is not known yet.
+            None => outbox.0.retain_mut(|(id, body, trailers)| {
+                let taken = side.core.send(*id, body, false);
+                body.drain(..taken);
+                if body.is_empty()
+                    && let Some(trailers) = trailers.take()
+                {
+                    side.core.trailers(*id, &trailers);
+                    return false;
+                }
+                !body.is_empty()
+            }),
+        }
+        false
+    }
+}
+
 #[test]
 fn an_h2_client_is_echoed() {
     local(async {
         let (near, far) = duplex(50_000);
-        let mut outbox = Outbox::default();
-        let server = drive(Side::server(&Config::default()), far, move |side, seen| {
-            match seen {
-                Some(Seen::Head(id, head, _)) => {
-                    assert_eq!(head.get(crate::http::Token::Te), Some(&b"trailers"[..]));
-                    side.core.inform(id, &block(&[(":status", "103")]));
-                    side.core.respond(id, &block(&[(":status", "200"), ("x-echo", "1")]), false);
-                }
-                Some(Seen::Data(id, data, end)) => {
-                    let trailers = end.then(|| block(&[("grpc-status", "0")]));
-                    match outbox.0.iter_mut().find(|entry| entry.0 == id) {
-                        Some(entry) => {
-                            entry.1.extend_from_slice(&data);
-                            entry.2 = trailers;
-                        }
-                        None => outbox.0.push((id, data, trailers)),
-                    }
-                }
-                Some(Seen::Trailers(id, trailers)) => {
-                    match outbox.0.iter_mut().find(|entry| entry.0 == id) {
-                        Some(entry) => entry.2 = Some(trailers),
-                        None => outbox.0.push((id, Vec::new(), Some(trailers))),
-                    }
-                }
-                Some(Seen::Closed(_)) => return true,
-                Some(_) => {}
-                // A body goes out while it comes in: its end is not known yet.
-                None => outbox.0.retain_mut(|(id, body, trailers)| {
-                    let taken = side.core.send(*id, body, false);
-                    body.drain(..taken);
-                    if body.is_empty()
-                        && let Some(trailers) = trailers.take()
-                    {
-                        side.core.trailers(*id, &trailers);
-                        return false;
-                    }
-                    !body.is_empty()
-                }),
-            }
-            false
-        });
+        let server = drive(Side::server(&Config::default()), far, echo());
         let client = async {
             let (send, connection) = h2::client::handshake(near).await.expect("handshake");
             tokio::task::spawn_local(connection);
