@@ -23,6 +23,7 @@ mod control_api;
 mod dev;
 mod first_minutes;
 mod fleet;
+mod h2spec;
 mod harness;
 mod interop;
 mod jaeger;
