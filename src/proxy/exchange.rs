@@ -16,6 +16,7 @@ use crate::{
     http::{
         HeaderBlock, Token,
         answer::{self, Audience, Rejection},
+        grpc,
     },
     reason::{GrpcCode, Reason},
     telemetry::{Attempt, Attempts, Name, Place, Record, SpanContext, trace},
@@ -217,14 +218,8 @@ impl Drop for Exchange {
 
 /// As [`crate::http::Head::is_grpc`] says it.
 fn is_grpc(head: &HeaderBlock) -> bool {
-    crate::http::Head {
-        method: head.text(Token::Method).unwrap_or_default(),
-        authority: "",
-        path: "/",
-        query: "",
-        fields: head,
-    }
-    .is_grpc()
+    head.get(Token::Method) == Some(b"POST")
+        && head.get(Token::ContentType).is_some_and(grpc::is_content_type)
 }
 
 /// The caller's span; more than one is none.

@@ -174,7 +174,7 @@ async fn route(
     deadline: Option<Instant>,
 ) -> Result<(Route, Schedule), Rejection> {
     let Exchange { origin, head, record, .. } = exchange;
-    let authority = headers::authority(head)?;
+    let authority = head.text(Token::Authority).unwrap_or_default();
     let head = headers::view(head, authority)?;
     let core = &origin.worker.core;
     let watch = &origin.worker.memory.watch;
