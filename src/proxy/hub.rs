@@ -65,7 +65,7 @@ impl Hub {
             self.held_up.borrow_mut().drain(..).for_each(Waker::wake);
             std::mem::swap(&mut turn, &mut *self.dirty.borrow_mut());
             for link in turn.drain(..) {
-                link.flush();
+                link.guarded(Link::flush);
             }
             Poll::<()>::Pending
         })

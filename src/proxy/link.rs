@@ -22,6 +22,7 @@ use super::{
     io::Socket,
     settings::{LINGER_BYTES_MAX, LINGER_MAX},
     splice::{Sent, Stream},
+    tasks::guarded,
     window::Window,
     wire::{Wire, Written},
 };
@@ -271,6 +272,14 @@ impl Link {
     /// Whether it was asked to end in order.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Does something with it; a panic costs this connection, and not all of the worker's.
+    pub(super) fn guarded(self: &Rc<Self>, what: impl FnOnce(&Rc<Self>)) {
+        if guarded(|| what(self)).is_none() {
+            self.over.set(true);
+            self.wake();
+        }
     }
 
     /// Looks at the peer's certificates again, and cuts the connection if they are not trusted any more.

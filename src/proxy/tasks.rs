@@ -240,14 +240,14 @@ impl Tasks {
     }
 }
 
-/// `None` after a panic, which is logged and ends only its own story.
-fn guarded<T>(what: impl FnOnce() -> T) -> Option<T> {
+/// `None` after a panic, which is logged and costs only what was done here.
+pub(super) fn guarded<T>(what: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(what)) {
         Ok(done) => Some(done),
         Err(panic) => {
             let text = panic.downcast_ref::<&'static str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            tracing::error!(panic = text.unwrap_or("no message"), "a request panicked");
+            tracing::error!(panic = text.unwrap_or("no message"), "a panic was caught");
             None
         }
     }

@@ -168,13 +168,13 @@ async fn upkeep(worker: Rc<Worker>) {
         };
         tokio::select! {
             _ = sweep.tick() => {
-                worker.hub.links().iter().for_each(Link::look_after);
+                worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
                 worker.pool.sweep();
                 worker.hub.shrink();
                 worker.hub.tasks.run();
             }
             open = changed => {
-                worker.hub.links().iter().for_each(Link::recheck);
+                worker.hub.links().iter().for_each(|link| link.guarded(Link::recheck));
                 worker.hub.tasks.run();
                 if !open {
                     changes = None;
@@ -192,6 +192,6 @@ async fn draining(worker: Rc<Worker>) {
             () = worker.core.inbound_drain.signalled(), if !inbound => inbound = true,
             () = worker.core.outbound_drain.signalled(), if !outbound => outbound = true,
         }
-        worker.hub.links().iter().for_each(Link::look_after);
+        worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
     }
 }
