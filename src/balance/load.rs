@@ -4,10 +4,7 @@
 //! observed, so that one which was slow is tried again.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -26,8 +23,8 @@ pub struct Load {
 
 /// Counts one request as under way until it is dropped.
 #[derive(Debug)]
-pub struct InFlight {
-    load: Arc<Load>,
+pub struct InFlight<'a> {
+    load: &'a Load,
 }
 
 impl Load {
@@ -37,9 +34,9 @@ impl Load {
     }
 
     /// Counts a request until the guard is dropped.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
+    pub fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight { load: Arc::clone(self) }
+        InFlight { load: self }
     }
 
     /// Requests under way.
@@ -86,7 +83,7 @@ impl Load {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.load.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
@@ -134,10 +131,7 @@ fn unpack(packed: u64) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, Instant},
-    };
+    use std::time::{Duration, Instant};
 
     use super::{DECAY, Load};
 
@@ -151,7 +145,7 @@ mod tests {
 
     #[test]
     fn requests_count_until_their_guard_is_dropped() {
-        let load = Arc::new(Load::new(start()));
+        let load = Load::new(start());
         let guards = (load.begin(), load.begin());
         assert_eq!(load.in_flight(), 2);
         drop(guards.0);

@@ -18,6 +18,9 @@ pub fn strip_hop_by_hop(fields: &mut HeaderBlock) {
 /// Removes from a head the fields of one hop and of the mesh, and every field that `own` names; makes
 /// one field of the parts into which HTTP/2 lets a cookie be cut.
 pub fn strip_head(fields: &mut HeaderBlock, own: impl Fn(Token) -> bool) {
+    if is_clean(fields, &own) {
+        return;
+    }
     let mut cookies = 0;
     let is_mesh = |token, name: &[u8]| match token {
         Token::OutriggerReason | Token::OutriggerUnseen => true,
@@ -49,6 +52,38 @@ pub fn strip_trailers(fields: &mut HeaderBlock) {
     fields.remove(Token::Te);
 }
 
+/// Whether there is nothing to take out, as in most heads.
+fn is_clean(fields: &HeaderBlock, own: impl Fn(Token) -> bool) -> bool {
+    let (mut cookies, mut codings) = (0, 0);
+    let clean = fields.tokens().enumerate().all(|(index, token)| match token {
+        Token::Te => {
+            codings += 1;
+            fields.at(index).value == b"trailers"
+        }
+        Token::Cookie => {
+            cookies += 1;
+            true
+        }
+        Token::Other => !is_of_mesh(fields.at(index).name),
+        Token::OutriggerReason | Token::OutriggerUnseen | Token::Connection => false,
+        token => !is_of_hop(token) && !own(token),
+    });
+    clean && cookies < 2 && codings < 2
+}
+
+/// What concerns one connection, whatever it says.
+fn is_of_hop(token: Token) -> bool {
+    matches!(
+        token,
+        Token::TransferEncoding
+            | Token::Upgrade
+            | Token::ProxyAuthorization
+            | Token::KeepAlive
+            | Token::ProxyConnection
+            | Token::Http2Settings
+    )
+}
+
 /// One pass over the fields, and one more when a `Connection` names some.
 fn strip(fields: &mut HeaderBlock, mut also: impl FnMut(super::Field<'_>) -> bool) {
     let mut named = Vec::new();
@@ -65,12 +100,7 @@ fn strip(fields: &mut HeaderBlock, mut also: impl FnMut(super::Field<'_>) -> boo
             named.push(b',');
             false
         }
-        Token::TransferEncoding
-        | Token::Upgrade
-        | Token::ProxyAuthorization
-        | Token::KeepAlive
-        | Token::ProxyConnection
-        | Token::Http2Settings => false,
+        token if is_of_hop(token) => false,
         _ => !also(field),
     });
     if asked && !stays {

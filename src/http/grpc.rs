@@ -7,6 +7,13 @@ use std::fmt::Write as _;
 use super::{HeaderBlock, Token};
 use crate::reason::GrpcCode;
 
+/// Whether a content type is `application/grpc`, alone or followed by `+` or `;` (gRPC over HTTP/2,
+/// "Requests").
+pub fn is_content_type(value: &[u8]) -> bool {
+    let rest = value.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
 /// The status in `fields`; a number that gRPC does not know is `UNKNOWN`.
 pub fn status(fields: &HeaderBlock) -> Option<GrpcCode> {
     let value = fields.get(Token::GrpcStatus)?;

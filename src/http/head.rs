@@ -1,6 +1,8 @@
 //! A request's head as decisions read it: slices of whatever holds it, so that the engine below them can
 //! change without them.
 
+use super::grpc;
+
 /// A request's head. Borrowed for the length of one decision.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
@@ -17,15 +19,10 @@ pub struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Whether it is a gRPC call: a POST whose content type is `application/grpc`, alone or followed
-    /// by `+` or `;` (gRPC over HTTP/2, "Requests").
+    /// Whether it is a gRPC call: a POST whose content type says so.
     pub fn is_grpc(&self) -> bool {
         self.method == "POST"
-            && self.fields.first("content-type").is_some_and(|value| {
-                value.strip_prefix(b"application/grpc").is_some_and(|rest| {
-                    rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";")
-                })
-            })
+            && self.fields.first("content-type").is_some_and(grpc::is_content_type)
     }
 
     /// The gRPC service and method of the path: `/shop.Orders/Place` is `("shop.Orders", "Place")`.

@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// What every attempt of one request has in common.
-pub(super) struct Task<'a> {
+pub(super) struct Task<'a, 'c> {
     pub(super) route: &'a Route,
-    pub(super) caller: &'a Caller,
+    pub(super) caller: &'c Caller,
     /// Until when a head must have come.
     pub(super) until: Until,
     /// Whether any attempt may have written a byte towards an application.
@@ -78,61 +78,54 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 }
 
 /// A response head, and what is held for its body.
-pub(super) struct Arrived {
+pub(super) struct Arrived<'a> {
     pub(super) head: HeaderBlock,
     /// Whether nothing follows it.
     pub(super) end: bool,
     pub(super) upstream: Upstream,
-    pub(super) tried: Tried,
+    pub(super) tried: Tried<'a>,
     /// Whether a sidecar answered, which is believed.
     pub(super) from_sidecar: bool,
     pub(super) far: Far,
     /// When it came.
     pub(super) at: Instant,
-    _in_flight: InFlight,
+    _in_flight: InFlight<'a>,
 }
 
 /// An endpoint that was tried, to be told what came of it, once.
-pub(super) struct Tried {
-    entry: Arc<Entry>,
-    member: usize,
+pub(super) struct Tried<'a> {
+    entry: &'a Entry,
+    member: &'a Member,
     observed: bool,
 }
 
-impl Tried {
-    fn member(&self) -> Option<&Member> {
-        self.entry.pool.members().get(self.member)
-    }
-
+impl Tried<'_> {
     /// Tells outlier detection; later calls change nothing.
     pub(super) fn observe(&mut self, core: &Core, verdict: Verdict, now: Instant) {
         if std::mem::replace(&mut self.observed, true) {
             return;
         }
-        let Some(member) = self.member() else { return };
         let settings = &self.entry.destination.settings.outlier;
-        let ejected = self.entry.pool.observe(settings, member, verdict, now.into_std());
+        let ejected = self.entry.pool.observe(settings, self.member, verdict, now.into_std());
         if let Some(pause) = ejected {
-            let endpoint = &member.endpoint.name;
+            let endpoint = &self.member.endpoint.name;
             tracing::info!(destination = %self.entry.name, endpoint, ?pause, "ejected");
             core.telemetry.metrics().ejected(&self.entry.name);
         }
     }
 
     fn latency(&self, started: Instant, failed: bool, now: Instant) {
-        if let Some(member) = self.member() {
-            member.load.observe(now - started, failed, now.into_std());
-        }
+        self.member.load.observe(now - started, failed, now.into_std());
     }
 }
 
-impl Task<'_> {
+impl<'a> Task<'a, '_> {
     /// Makes one attempt, `backoff` after the last one.
     pub(super) async fn attempt(
         &self,
         exchange: &mut Exchange,
         backoff: Duration,
-    ) -> Result<Arrived, Rejection> {
+    ) -> Result<Arrived<'a>, Rejection> {
         let started = Instant::now();
         let grpc = exchange.audience.grpc;
         let member = self.pick(exchange, started)?;
@@ -145,8 +138,7 @@ impl Task<'_> {
         let span = if self.route.to_app { exchange.record.span } else { span };
         exchange.record.tls |= lane.is_mesh();
         let in_flight = member.load.begin();
-        let entry = Arc::clone(&self.route.entry);
-        let mut tried = Tried { entry, member: member.place, observed: false };
+        let mut tried = Tried { entry: &self.route.entry, member, observed: false };
         let got = self.heads_in_time(exchange, lane, span, started).await;
         let now = Instant::now();
         let (upstream, mut head, end) = match got {
@@ -174,7 +166,7 @@ impl Task<'_> {
         Ok(arrived.observed(exchange, started))
     }
 
-    fn pick(&self, exchange: &Exchange, now: Instant) -> Result<&Member, Rejection> {
+    fn pick(&self, exchange: &Exchange, now: Instant) -> Result<&'a Member, Rejection> {
         let attempts = exchange.record.attempts.iter();
         let tried: Vec<&str> = attempts.map(|attempt| &*attempt.place.endpoint).collect();
         let choice = Choice {
@@ -289,7 +281,7 @@ impl Task<'_> {
     }
 }
 
-impl Arrived {
+impl Arrived<'_> {
     /// Tells the record and the endpoint what the head says.
     fn observed(mut self, exchange: &mut Exchange, started: Instant) -> Self {
         let is_grpc = exchange.audience.grpc;

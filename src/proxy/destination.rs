@@ -288,7 +288,7 @@ pub(super) const NO_SETTINGS: RouteSettings = RouteSettings {
 /// The rule of a port that no route speaks of.
 pub(super) fn no_rule() -> Rule {
     Rule {
-        id: RouteId { route: Arc::from("default"), rule: Arc::from("0") },
+        id: Arc::new(RouteId { route: Arc::from("default"), rule: Arc::from("0") }),
         request_headers: snapshot::HeaderModifier::default(),
         response_headers: snapshot::HeaderModifier::default(),
         backends: Vec::new(),

@@ -61,7 +61,7 @@ impl Limits {
 }
 
 /// Hands the response over, to its last byte.
-pub(super) async fn pass_on(telling: &mut Telling, arrived: Arrived, limits: Limits) {
+pub(super) async fn pass_on(telling: &mut Telling, arrived: Arrived<'_>, limits: Limits) {
     let grpc_status = arrived.grpc_status(telling.exchange.audience.grpc);
     let Arrived { mut head, end, upstream, mut tried, from_sidecar, far, at, .. } = arrived;
     let Telling { exchange, caller, upstream: passing } = telling;
@@ -118,7 +118,7 @@ async fn last_byte(
 /// The stream ends as upstream meant it to.
 fn finish(
     telling: &mut Telling,
-    tried: &mut Tried,
+    tried: &mut Tried<'_>,
     mut trailers: Option<HeaderBlock>,
     from_sidecar: bool,
 ) {
@@ -152,7 +152,7 @@ fn finish(
 }
 
 /// The stream ends otherwise: what it holds is let go, and the caller is told as far as can be.
-fn fail(telling: &mut Telling, tried: &mut Tried, rejection: &Rejection) {
+fn fail(telling: &mut Telling, tried: &mut Tried<'_>, rejection: &Rejection) {
     let now = Instant::now();
     telling.count_bodies();
     telling.upstream = None;

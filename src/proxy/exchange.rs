@@ -16,9 +16,10 @@ use crate::{
     http::{
         HeaderBlock, Token,
         answer::{self, Audience, Rejection},
+        grpc,
     },
     reason::{GrpcCode, Reason},
-    telemetry::{Attempt, Attempts, Place, Record, SpanContext, metrics::InFlight, trace},
+    telemetry::{Attempt, Attempts, Name, Place, Record, SpanContext, trace},
 };
 
 /// A request under way.
@@ -34,7 +35,6 @@ pub(super) struct Exchange {
     /// To whom answers go.
     pub(super) audience: Audience,
     closed: bool,
-    _in_flight: InFlight,
 }
 
 impl Exchange {
@@ -45,7 +45,7 @@ impl Exchange {
         let parent = parent(&head);
         let direction = origin.side.direction();
         let telemetry = &core.telemetry;
-        let begun = telemetry.begin(direction, parent, clock::since_epoch, || fastrand::u64(..));
+        let place = telemetry.begin(direction, parent, clock::since_epoch, || fastrand::u64(..));
         let authenticated = origin.side.peer().is_some();
         let inbound = matches!(origin.side, Side::Inbound { .. });
         let audience = Audience {
@@ -53,25 +53,25 @@ impl Exchange {
             head: head.get(Token::Method) == Some(b"HEAD"),
             details: authenticated || !inbound,
             sidecar: authenticated,
-            trace_id: begun.place.span.trace_id,
+            trace_id: place.span.trace_id,
         };
         let own = &core.own_name;
         let source = if inbound { &origin.caller } else { own };
         let record = Record {
             direction,
             started: Duration::ZERO,
-            span: begun.place.span,
-            parent: begun.place.parent,
+            span: place.span,
+            parent: place.parent,
             trace_state: if parent.is_some() { state(&head) } else { String::new() },
-            source: Arc::clone(source),
-            destination: if inbound { Arc::clone(own) } else { Arc::default() },
+            source: source.into(),
+            destination: if inbound { own.into() } else { Name::default() },
             port: 0,
             protocol: if grpc { "grpc" } else { origin.protocol() },
             head: HeaderBlock::default(),
             written_authority: None,
             grpc,
             route: None,
-            policy: Arc::default(),
+            policy: Name::default(),
             http_status: 0,
             grpc_status: None,
             reason: None,
@@ -94,7 +94,6 @@ impl Exchange {
             started: Instant::now(),
             audience,
             closed: false,
-            _in_flight: begun.in_flight,
         }
     }
 
@@ -213,19 +212,14 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.end_if_gone();
+        self.core().telemetry.end(self.record.direction);
     }
 }
 
 /// As [`crate::http::Head::is_grpc`] says it.
 fn is_grpc(head: &HeaderBlock) -> bool {
-    crate::http::Head {
-        method: head.text(Token::Method).unwrap_or_default(),
-        authority: "",
-        path: "/",
-        query: "",
-        fields: head,
-    }
-    .is_grpc()
+    head.get(Token::Method) == Some(b"POST")
+        && head.get(Token::ContentType).is_some_and(grpc::is_content_type)
 }
 
 /// The caller's span; more than one is none.

@@ -60,7 +60,7 @@ pub(super) fn strip_request(head: &mut HeaderBlock) {
 
 /// Takes out what every attempt writes anew; `timed`: so it does the deadline.
 pub(super) fn strip_own(head: &mut HeaderBlock, timed: bool) {
-    head.retain(|field| match field.token {
+    head.retain_tokens(|token| match token {
         Token::Traceparent | Token::Tracestate => false,
         Token::GrpcTimeout => !timed,
         _ => true,

@@ -14,7 +14,7 @@ use crate::{
     reason::Reason,
     routing::Authority,
     snapshot::InboundPort,
-    telemetry::metrics::Decision,
+    telemetry::{Name, metrics::Decision},
     tls,
 };
 
@@ -25,7 +25,7 @@ use crate::{
 pub(super) async fn route(
     origin: &Origin,
     head: &Head<'_>,
-    policy: &mut Arc<str>,
+    policy: &mut Name,
 ) -> Result<Route, Rejection> {
     let core = &origin.worker.core;
     if let Some(running) = core.load().as_ref() {
@@ -49,7 +49,7 @@ fn decide(
     origin: &Origin,
     running: &Running,
     head: &Head<'_>,
-    policy: &mut Arc<str>,
+    policy: &mut Name,
 ) -> Result<Route, Rejection> {
     let port = port(running, &origin.side, head)?;
     authorize(&origin.worker.core, running, &origin.side, head, port, policy)?;
@@ -104,13 +104,13 @@ fn authorize(
     side: &Side,
     head: &Head<'_>,
     port: &InboundPort,
-    policy: &mut Arc<str>,
+    policy: &mut Name,
 ) -> Result<(), Rejection> {
     let snapshot = &running.snapshot;
     let peer = side.peer().map(|peer| &peer.id);
     let decision = authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port);
     if let Some(name) = decision.policy {
-        *policy = Arc::clone(name);
+        *policy = name.into();
     }
     let metrics = core.telemetry.metrics();
     if decision.audited {

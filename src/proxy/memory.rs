@@ -59,19 +59,20 @@ pub(super) struct Meaning {
 }
 
 impl Memory {
-    /// What `authority` means; `fixed`: it is the listener's.
-    pub(super) fn recall(
+    /// Gives what `authority` means to `found`; `fixed`: it is the listener's.
+    pub(super) fn recall<T>(
         &self,
         running: &Arc<Running>,
         fixed: bool,
         authority: &str,
-    ) -> Option<Meaning> {
+        found: impl FnOnce(&Meaning) -> T,
+    ) -> Option<T> {
         let names = self.names.borrow();
         if !names.running.as_ref().is_some_and(|last| Arc::ptr_eq(last, running)) {
             return None;
         }
         let name = names.names[place(authority)].as_ref()?;
-        (name.fixed == fixed && *name.authority == *authority).then(|| name.meaning.clone())
+        (name.fixed == fixed && *name.authority == *authority).then(|| found(&name.meaning))
     }
 
     /// Remembers it.

@@ -116,8 +116,8 @@ fn known(origin: &Origin, head: &Head<'_>, random: u64) -> Option<Result<Route, 
     let running = origin.worker.core.load();
     let running = running.as_ref()?;
     let fixed = origin.side.fixed().is_some();
-    let meaning = origin.worker.memory.recall(running, fixed, head.authority)?;
-    match mesh(running, &meaning, head, random) {
+    let found = |meaning: &Meaning| mesh(running, meaning, head, random);
+    match origin.worker.memory.recall(running, fixed, head.authority, found)? {
         Ok(Found::Route(route)) => Some(Ok(route)),
         Ok(Found::Ask(_)) => None,
         Err(rejection) => Some(Err(rejection)),

@@ -174,7 +174,7 @@ async fn route(
     deadline: Option<Instant>,
 ) -> Result<(Route, Schedule), Rejection> {
     let Exchange { origin, head, record, .. } = exchange;
-    let authority = headers::authority(head)?;
+    let authority = head.text(Token::Authority).unwrap_or_default();
     let head = headers::view(head, authority)?;
     let core = &origin.worker.core;
     let watch = &origin.worker.memory.watch;
@@ -196,10 +196,10 @@ async fn route(
     };
     let route = route.map_err(|rejection| Rejection { unseen: true, ..rejection })?;
     if !route.to_app {
-        record.destination = Arc::clone(&route.entry.name);
+        record.destination = (&route.entry.name).into();
     }
     record.port = route.port;
-    record.route = route.rule.as_ref().map(|rule| rule.id.clone());
+    record.route = route.rule.as_ref().map(|rule| Arc::clone(&rule.id));
     record.revision = route.revision;
     let schedule = Schedule::new(route.settings().retry.as_ref(), &head);
     Ok((route, schedule))
@@ -268,11 +268,11 @@ async fn queue(
 }
 
 /// Attempts until a head comes that is passed on, or nothing more may be tried.
-async fn attempts(
-    task: &Task<'_>,
+async fn attempts<'a>(
+    task: &Task<'a, '_>,
     exchange: &mut Exchange,
     schedule: &mut Schedule,
-) -> Result<Arrived, Rejection> {
+) -> Result<Arrived<'a>, Rejection> {
     let settings = task.route.settings();
     let mut backoff = Duration::ZERO;
     loop {
@@ -307,9 +307,9 @@ async fn attempts(
 
 /// What is to be said about a failed attempt; `None`: its answer stands.
 fn outcome(
-    task: &Task<'_>,
+    task: &Task<'_, '_>,
     exchange: &Exchange,
-    ended: &Result<Arrived, Rejection>,
+    ended: &Result<Arrived<'_>, Rejection>,
 ) -> Option<Outcome> {
     let unseen = !task.seen.get();
     match ended {

@@ -90,7 +90,7 @@ async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection>
             Ok(To::Mesh)
         }
         Destination::External { running, authority } => {
-            exchange.record.destination = Arc::from(EXTERNAL);
+            exchange.record.destination = EXTERNAL.into();
             exchange.record.revision = running.snapshot.revision;
             let port = authority.port.unwrap_or(443);
             exchange.record.port = port;

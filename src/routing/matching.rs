@@ -5,11 +5,24 @@ use crate::{
     snapshot::{Matcher, PathMatch, TextMatch},
 };
 
+/// What is asked of a head by many matchers, found out once.
+pub(super) struct Call<'a> {
+    grpc: bool,
+    /// Service and method.
+    method: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn of(head: &Head<'a>) -> Self {
+        Self { grpc: head.is_grpc(), method: head.grpc_method() }
+    }
+}
+
 /// Whether all parts of the matcher hold. Cheap parts are looked at first.
-pub(super) fn matches(matcher: &Matcher, head: &Head<'_>) -> bool {
+pub(super) fn matches(matcher: &Matcher, head: &Head<'_>, call: &Call<'_>) -> bool {
     matcher.method.as_ref().is_none_or(|method| method == head.method)
         && matcher.path.as_ref().is_none_or(|path| path_matches(path, head.path))
-        && grpc_matches(matcher, head)
+        && grpc_matches(matcher, call)
         && matcher.headers.iter().all(|(name, value)| header_matches(head.fields, name, value))
         && matcher.query.iter().all(|(name, value)| query_matches(head.query, name, value))
 }
@@ -28,15 +41,15 @@ fn path_matches(path: &PathMatch, actual: &str) -> bool {
 }
 
 /// Only gRPC calls match a `GRPCRoute`, and one with a method only exact `/service/method` paths.
-fn grpc_matches(matcher: &Matcher, head: &Head<'_>) -> bool {
+fn grpc_matches(matcher: &Matcher, call: &Call<'_>) -> bool {
     if !matcher.grpc_only && matcher.grpc.is_none() {
         return true;
     }
-    if !head.is_grpc() {
+    if !call.grpc {
         return false;
     }
     let Some(wanted) = &matcher.grpc else { return true };
-    let Some((service, method)) = head.grpc_method() else { return false };
+    let Some((service, method)) = call.method else { return false };
     let part = |wanted: &Option<TextMatch>, actual: &str| {
         wanted.as_ref().is_none_or(|wanted| text_matches(wanted, actual.as_bytes()))
     };

@@ -23,7 +23,8 @@ use crate::{
 /// default (GEP-1426).
 pub fn select<'a>(port: &'a Port, head: &Head<'_>) -> Option<&'a Arc<Rule>> {
     let Some(rules) = &port.rules else { return Some(&port.default_rule) };
-    let matching = rules.iter().find(|rule| matching::matches(&rule.matcher, head))?;
+    let call = matching::Call::of(head);
+    let matching = rules.iter().find(|rule| matching::matches(&rule.matcher, head, &call))?;
     Some(&matching.rule)
 }
 

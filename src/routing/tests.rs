@@ -18,7 +18,7 @@ use crate::{
 
 fn rule(name: &str, backends: Vec<Backend>) -> Arc<Rule> {
     Arc::new(Rule {
-        id: RouteId { route: "shop/orders".into(), rule: name.into() },
+        id: RouteId { route: "shop/orders".into(), rule: name.into() }.into(),
         request_headers: HeaderModifier::default(),
         response_headers: HeaderModifier::default(),
         weight_total: backends.iter().map(|backend| backend.weight).sum(),

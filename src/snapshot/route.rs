@@ -47,7 +47,7 @@ pub struct Matcher {
 #[derive(Debug, PartialEq)]
 pub struct Rule {
     /// Its name for people.
-    pub id: RouteId,
+    pub id: Arc<RouteId>,
     /// Changes to the request's head before it is sent on.
     pub request_headers: HeaderModifier,
     /// Changes to the response's head before it is passed on.

@@ -26,10 +26,10 @@ use opentelemetry::KeyValue;
 
 pub use chain::chain;
 pub use metrics::Metrics;
-pub use record::{Attempt, Attempts, Direction, Place, Record, SpanContext};
+pub use record::{Attempt, Attempts, Direction, Name, Place, Record, SpanContext};
 pub use time::Rfc3339;
 
-use self::{log::AccessLog, metrics::InFlight, spans::Spans, trace::Sampler};
+use self::{log::AccessLog, spans::Spans, trace::Sampler};
 use crate::{
     clock,
     resource::pb,
@@ -70,15 +70,6 @@ pub struct Telemetry {
     spans: Spans,
 }
 
-/// A request that began.
-#[derive(Debug)]
-pub struct Begun {
-    /// Its place in its trace.
-    pub place: trace::Place,
-    /// Counts it as under way; belongs to whatever lives until the last byte.
-    pub in_flight: InFlight,
-}
-
 impl Telemetry {
     /// Starts the log's thread and, on the current runtime, the task that sends spans. Until
     /// [`Telemetry::configure`], failed requests are logged and 1% of the traces sampled.
@@ -112,18 +103,23 @@ impl Telemetry {
         self.log_mode.store(encode_mode(mesh.access_log), Ordering::Relaxed);
     }
 
-    /// Counts a request as under way and finds its place in its trace: below `parent` (as
-    /// [`trace::parse_traceparent`] read it), or at the start of a new one. `now` is any clock,
-    /// `random` any generator.
+    /// Counts a request as under way, until [`Telemetry::end`], and finds its place in its trace: below
+    /// `parent` (as [`trace::parse_traceparent`] read it), or at the start of a new one. `now` is any
+    /// clock, `random` any generator.
     pub fn begin(
         &self,
         direction: Direction,
         parent: Option<SpanContext>,
         now: impl FnOnce() -> Duration,
         random: impl FnMut() -> u64,
-    ) -> Begun {
-        let place = trace::continue_or_start(parent, &self.sampler, now, random);
-        Begun { place, in_flight: self.metrics.in_flight(direction) }
+    ) -> trace::Place {
+        self.metrics.in_flight(direction, 1);
+        trace::continue_or_start(parent, &self.sampler, now, random)
+    }
+
+    /// A request that began is not under way any more.
+    pub fn end(&self, direction: Direction) {
+        self.metrics.in_flight(direction, -1);
     }
 
     /// Counts, logs and traces a request that ended, and leaves nothing of worth in `record`. Never

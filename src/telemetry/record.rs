@@ -1,6 +1,6 @@
 //! The one record of a request.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
     http::{HeaderBlock, Token},
@@ -38,6 +38,49 @@ pub struct SpanContext {
     pub sampled: bool,
 }
 
+/// A name that many records share. Empty: not known, which costs nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Name(Option<Arc<str>>);
+
+impl Name {
+    /// Where it is in memory; null for an empty one.
+    pub(in crate::telemetry) fn address(&self) -> *const u8 {
+        self.0.as_ref().map_or(std::ptr::null(), |text| text.as_ptr())
+    }
+}
+
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl From<Arc<str>> for Name {
+    fn from(text: Arc<str>) -> Self {
+        Self(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+impl From<&Arc<str>> for Name {
+    fn from(text: &Arc<str>) -> Self {
+        Arc::clone(text).into()
+    }
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        Arc::<str>::from(text).into()
+    }
+}
+
+impl From<String> for Name {
+    fn from(text: String) -> Self {
+        Arc::<str>::from(text).into()
+    }
+}
+
 /// Everything about one request that is counted, logged or traced. Durations are measured from
 /// `started`.
 #[derive(Debug, Clone)]
@@ -54,9 +97,9 @@ pub struct Record {
     /// `tracestate`, as it came.
     pub trace_state: String,
     /// `orders.shop`; empty: not known.
-    pub source: Arc<str>,
+    pub source: Name,
     /// `inventory.shop`; `external` for names outside the mesh; empty: not known.
-    pub destination: Arc<str>,
+    pub destination: Name,
     /// The service's port; 0: not known.
     pub port: u16,
     /// `http/1.1`, `h2` or `grpc`.
@@ -68,9 +111,9 @@ pub struct Record {
     /// Whether it is a gRPC call.
     pub grpc: bool,
     /// Which rule it matched.
-    pub route: Option<RouteId>,
+    pub route: Option<Arc<RouteId>>,
     /// Which policy decided, `shop/payments`; empty: none.
-    pub policy: Arc<str>,
+    pub policy: Name,
     /// The status sent to the caller; 0: none was.
     pub http_status: u16,
     /// The gRPC status, from the head or the trailers.
@@ -225,12 +268,12 @@ impl Record {
         }
         Self {
             trace_state: std::mem::take(&mut self.trace_state),
-            source: Arc::clone(&self.source),
-            destination: Arc::clone(&self.destination),
+            source: self.source.clone(),
+            destination: self.destination.clone(),
             head,
             written_authority: None,
             route: self.route.take(),
-            policy: Arc::clone(&self.policy),
+            policy: self.policy.clone(),
             attempts: std::mem::take(&mut self.attempts),
             source_address: Arc::clone(&self.source_address),
             ..*self
@@ -293,7 +336,7 @@ pub(in crate::telemetry) fn sample() -> Record {
         head: head("POST", "/shop.Orders/Place"),
         written_authority: None,
         grpc: true,
-        route: Some(RouteId { route: "shop/orders".into(), rule: "0".into() }),
+        route: Some(Arc::new(RouteId { route: "shop/orders".into(), rule: "0".into() })),
         policy: "".into(),
         http_status: 200,
         grpc_status: Some(GrpcCode::Ok),

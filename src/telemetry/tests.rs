@@ -90,13 +90,13 @@ async fn a_request_begins_below_its_parent_or_as_the_mesh_samples() {
     let telemetry = telemetry(&Out::default());
     let parent = SpanContext { trace_id: 5, span_id: 6, sampled: true };
     let begun = telemetry.begin(Direction::Inbound, Some(parent), || Duration::ZERO, || 9);
-    assert_eq!((begun.place.span.trace_id, begun.place.parent), (5, Some(6)));
+    assert_eq!((begun.span.trace_id, begun.parent), (5, Some(6)));
     assert_eq!(telemetry.metrics().requests_in_flight(), 1);
-    drop(begun);
+    telemetry.end(Direction::Inbound);
     assert_eq!(telemetry.metrics().requests_in_flight(), 0);
     for (share, sampled) in [(1.0, true), (0.0, false)] {
         telemetry.configure(&mesh(share, AccessLogMode::Off));
         let begun = telemetry.begin(Direction::Outbound, None, || Duration::ZERO, || 9);
-        assert_eq!(begun.place.span.sampled, sampled);
+        assert_eq!(begun.span.sampled, sampled);
     }
 }

@@ -129,7 +129,7 @@ impl Rules<'_> {
         };
         let layer = self.compiler.policies.of_service(self.service);
         Arc::new(Rule {
-            id: RouteId { route: "default".into(), rule: "0".into() },
+            id: Arc::new(RouteId { route: "default".into(), rule: "0".into() }),
             request_headers: HeaderModifier::default(),
             response_headers: HeaderModifier::default(),
             backends: vec![backend],
@@ -156,7 +156,7 @@ impl Rules<'_> {
         let backends: Vec<Backend> =
             written.backends.iter().map(|backend| self.compiler.backend(backend)).collect();
         Arc::new(Rule {
-            id: RouteId { route: route.name().into(), rule: rule.into() },
+            id: Arc::new(RouteId { route: route.name().into(), rule: rule.into() }),
             request_headers: written.request_headers.clone(),
             response_headers: written.response_headers.clone(),
             weight_total: backends.iter().map(|backend| backend.weight).sum(),

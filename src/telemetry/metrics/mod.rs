@@ -168,13 +168,13 @@ impl Metrics {
         request::count(&self.inner, record);
     }
 
-    /// Counts a request as under way until the guard is dropped.
-    pub fn in_flight(&self, direction: Direction) -> InFlight {
+    /// Counts so many requests more as under way.
+    pub(in crate::telemetry) fn in_flight(&self, direction: Direction, more: i64) {
         let gauge = match direction {
             Direction::Inbound => &self.inner.in_flight[0],
             Direction::Outbound => &self.inner.in_flight[1],
         };
-        InFlight::new(Arc::clone(gauge))
+        gauge.fetch_add(more, Ordering::Relaxed);
     }
 
     /// How many requests are under way, in both directions together.

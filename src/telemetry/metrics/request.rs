@@ -26,7 +26,8 @@ use super::{
 use crate::{
     http::Token,
     reason::{GrpcCode, Reason},
-    telemetry::record::{Direction, Record},
+    snapshot::RouteId,
+    telemetry::record::{Direction, Name, Record},
 };
 
 /// Sets of labels that a thread keeps; more than these begin anew.
@@ -51,9 +52,9 @@ struct Cache {
 
 /// What was counted lately. It holds the texts, so that their addresses mean nothing else.
 struct Recent {
-    source: Arc<str>,
-    destination: Arc<str>,
-    route: Option<Arc<str>>,
+    source: Name,
+    destination: Name,
+    route: Option<Arc<RouteId>>,
     method: Box<[u8]>,
     rest: Rest,
     resolved: usize,
@@ -150,9 +151,9 @@ impl Cache {
             None => {
                 let resolved = self.resolve(metrics, record)?;
                 self.recent[place] = Some(Recent {
-                    source: Arc::clone(&record.source),
-                    destination: Arc::clone(&record.destination),
-                    route: record.route.as_ref().map(|id| Arc::clone(&id.route)),
+                    source: record.source.clone(),
+                    destination: record.destination.clone(),
+                    route: record.route.clone(),
                     method: method.into(),
                     rest,
                     resolved,
@@ -176,11 +177,10 @@ impl Cache {
 
 impl Recent {
     fn is(&self, record: &Record, method: &[u8], rest: Rest) -> bool {
-        let route = record.route.as_ref().map(|id| Arc::as_ptr(&id.route));
         self.rest == rest
-            && Arc::ptr_eq(&self.source, &record.source)
-            && Arc::ptr_eq(&self.destination, &record.destination)
-            && self.route.as_ref().map(Arc::as_ptr) == route
+            && self.source.address() == record.source.address()
+            && self.destination.address() == record.destination.address()
+            && self.route.as_ref().map(Arc::as_ptr) == record.route.as_ref().map(Arc::as_ptr)
             && *self.method == *method
     }
 }
@@ -211,9 +211,9 @@ fn method(record: &Record) -> &[u8] {
 fn place(record: &Record, method: &[u8], rest: Rest) -> usize {
     let mut hasher = FxBuildHasher.build_hasher();
     hasher.write(method);
-    hasher.write_usize(Arc::as_ptr(&record.destination).addr());
-    hasher.write_usize(Arc::as_ptr(&record.source).addr());
-    hasher.write_usize(record.route.as_ref().map_or(0, |id| Arc::as_ptr(&id.route).addr()));
+    hasher.write_usize(record.destination.address().addr());
+    hasher.write_usize(record.source.address().addr());
+    hasher.write_usize(record.route.as_ref().map_or(0, |id| Arc::as_ptr(id).addr()));
     hasher.write_u16(rest.http_status);
     hasher.write_u8(rest.grpc_status.map_or(u8::MAX, |code| code as u8));
     usize::try_from(hasher.finish() >> 32).unwrap_or_default() % RECENT

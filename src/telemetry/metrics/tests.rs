@@ -163,7 +163,7 @@ fn hostile_label_values_are_escaped() {
 #[test]
 fn what_others_tell_is_exposed() {
     let metrics = metrics();
-    let request = metrics.in_flight(Direction::Inbound);
+    metrics.in_flight(Direction::Inbound, 1);
     let open = metrics.connection(Direction::Outbound, "h2", true);
     drop(metrics.connection(Direction::Outbound, "h2", true));
     metrics.handshake(Direction::Inbound, None);
@@ -228,7 +228,8 @@ fn what_others_tell_is_exposed() {
     }
     assert!(value(&text, "process_cpu_seconds_total").is_some(), "{text}");
     assert!(value(&text, "process_resident_memory_bytes").is_some_and(|v| v != "0.0"));
-    drop((request, open));
+    metrics.in_flight(Direction::Inbound, -1);
+    drop(open);
     assert_eq!(metrics.requests_in_flight(), 0);
 }
 

@@ -377,7 +377,7 @@ mod tests {
         let default = RouteId { route: "default".into(), rule: "0".into() };
         for (method, route, name, attribute) in [
             ("POST", sample().route, "POST shop/orders", "POST"),
-            ("POST", Some(default), "POST", "POST"),
+            ("POST", Some(default.into()), "POST", "POST"),
             ("POST", None, "POST", "POST"),
             ("BREW", None, "HTTP", "_OTHER"),
         ] {
