@@ -130,7 +130,7 @@ impl Telemetry {
         let logged = log::wanted(mode, record);
         let traced = record.span.sampled && self.spans.is_on();
         if traced && record.direction == Direction::Outbound && !record.succeeded() {
-            self.metrics.keep_trace(&record);
+            self.metrics.keep_trace(record);
         }
         if !logged && !traced {
             return;
