@@ -392,6 +392,9 @@ impl Stream {
             drop(answer);
             self.sent.set(Sent::Ended);
             self.finish();
+            if self.unwanted.get() && !self.gone.get() {
+                self.link.answered(self);
+            }
         }
     }
 
