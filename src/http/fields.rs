@@ -8,15 +8,11 @@ pub const MESH_PREFIX: &str = "outrigger-";
 /// Why the mesh answered (interface of the mesh, "Between sidecars").
 pub const REASON: &str = "outrigger-reason";
 
-/// Removes the fields that concern one connection only: the listed ones and those that `Connection`
-/// names. `te: trailers` stays, because gRPC asks for it and HTTP/2 permits exactly it. Fields that
-/// the proxy itself depends on can not be removed by naming them in `Connection`.
-pub fn strip_hop_by_hop(fields: &mut HeaderBlock) {
-    strip(fields, |_| false);
-}
-
-/// Removes from a head the fields of one hop and of the mesh, and every field that `own` names; makes
-/// one field of the parts into which HTTP/2 lets a cookie be cut.
+/// Removes from a head the fields of the mesh, every field that `own` names, and those that concern
+/// one connection only: the listed ones and what `Connection` names. `te: trailers` stays, because
+/// gRPC asks for it and HTTP/2 permits exactly it. Fields that the proxy itself depends on can not be
+/// removed by naming them in `Connection`. Makes one field of the parts into which HTTP/2 lets a
+/// cookie be cut.
 pub fn strip_head(fields: &mut HeaderBlock, own: impl Fn(Token) -> bool) {
     if is_clean(fields, &own) {
         return;
@@ -154,7 +150,7 @@ fn join_cookies(fields: &mut HeaderBlock) {
 
 #[cfg(test)]
 mod tests {
-    use super::{strip_head, strip_hop_by_hop, strip_trailers};
+    use super::{strip_head, strip_trailers};
     use crate::http::{HeaderBlock, Token};
 
     fn block(fields: &[(&'static str, &'static str)]) -> HeaderBlock {
@@ -192,7 +188,7 @@ mod tests {
             (&[("proxy-authorization", "x"), ("proxy-connection", "x")], &[]),
         ] {
             let mut fields = block(before);
-            strip_hop_by_hop(&mut fields);
+            strip_head(&mut fields, |_| false);
             expect(&fields, after);
         }
     }
