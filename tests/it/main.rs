@@ -23,6 +23,7 @@ mod control_api;
 mod dev;
 mod first_minutes;
 mod harness;
+mod hostile;
 mod interop;
 mod jaeger;
 mod live;
