@@ -112,11 +112,13 @@ impl Hub {
         }
     }
 
-    /// Lets go of half of the spare buffers, so that a burst is forgotten after a while.
+    /// Lets go of half of the spare buffers and of unused places, so that a burst is forgotten after a
+    /// while.
     pub(super) fn shrink(&self) {
         let mut spares = self.spares.borrow_mut();
         let half = spares.len() / 2;
         spares.truncate(half);
+        self.tasks.shrink();
     }
 
     /// Looks after `link` from now on.

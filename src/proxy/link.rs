@@ -8,7 +8,6 @@ use std::{
     io,
     rc::Rc,
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use tokio::{
@@ -18,79 +17,31 @@ use tokio::{
 
 use super::{
     codec::Codec,
+    host::{End, Outlook},
     hub::Hub,
     io::Socket,
-    pool::Far,
-    settings::{LINGER_BYTES_MAX, LINGER_MAX, WAITING_BYTES_MAX},
-    splice::{Head, Listener, Sent, Stream},
-    stream::{Caller, Incoming},
-    tasks::Story,
+    settings::{LINGER_BYTES_MAX, LINGER_MAX},
+    splice::{Sent, Stream},
     window::Window,
     wire::{Wire, Written},
 };
-use crate::http::{ConnectionError, ErrorCode, Event, HeaderBlock, OpenError, StreamError};
+use crate::http::{ConnectionError, ErrorCode, HeaderBlock, OpenError, StreamError};
 
 /// How often a connection is read from before others get their turn.
 const READS_PER_POLL: usize = 8;
 /// A larger buffer of unread bytes is not kept when it is empty.
 const LEFT_BYTES_MAX: usize = 128 * 1024;
 
-/// What the requests of an accepted connection are handed to.
-pub(super) trait Host {
-    /// The story of a request.
-    fn serve(&self, incoming: Incoming) -> Story;
-
-    /// The story of a request that is not looked at.
-    fn refuse(&self, incoming: Incoming, why: Refusal) -> Story;
-
-    /// Whether the connection may go on as it is.
-    fn outlook(&self) -> Outlook;
-
-    /// Whether its peer's certificates would still be accepted.
-    fn is_trusted(&self) -> bool;
-
-    /// As in logs.
-    fn name(&self) -> &str;
-}
-
-/// Why a request is not looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Its head could not be taken.
-    Head(StreamError),
-    /// Too much waits in this worker already.
-    Overloaded,
-}
-
-/// Whether a connection may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outlook {
-    /// As it is.
-    Stay,
-    /// It takes no new requests.
-    Retire,
-    /// Not a moment longer.
-    Cut,
-}
-
-/// Who is what on a connection.
-pub(super) enum End {
-    /// It was accepted: its peer asks.
-    Near(Box<dyn Host>),
-    /// It was dialled: its peer answers.
-    Far(Far),
-}
-
 /// A connection under way.
 pub(super) struct Link {
     pub(super) hub: Rc<Hub>,
     pub(super) end: End,
     pub(super) is_http2: bool,
-    codec: RefCell<Codec>,
+    pub(super) codec: RefCell<Codec>,
     wire: RefCell<Option<Wire>>,
     /// Bytes that the codec has not taken yet.
     left: RefCell<Vec<u8>>,
-    streams: RefCell<Window<Rc<Stream>>>,
+    pub(super) streams: RefCell<Window<Rc<Stream>>>,
     /// Answered streams whose requests have not ended; those that have not at the end of the turn are
     /// reset.
     answered: RefCell<Vec<Rc<Stream>>>,
@@ -109,7 +60,7 @@ pub(super) struct Link {
     /// Whether it was asked to end in order.
     draining: Cell<bool>,
     /// Why it has ended.
-    why: Cell<Option<ConnectionError>>,
+    pub(super) why: Cell<Option<ConnectionError>>,
 }
 
 impl Link {
@@ -231,101 +182,6 @@ impl Link {
         if self.paused.get() && self.codec.borrow().wants_input() {
             self.wake();
         }
-    }
-
-    fn drive(self: &Rc<Self>, input: &mut &[u8]) {
-        let now = self.hub.now();
-        loop {
-            let event = self.codec.borrow_mut().receive(input, now);
-            let Some(event) = event else { break };
-            self.handle(event, now);
-            self.hub.tasks.run();
-        }
-        if !self.codec.borrow_mut().output().is_empty() {
-            self.set_dirty();
-        }
-    }
-
-    fn handle(self: &Rc<Self>, event: Event<'_>, now: Instant) {
-        match event {
-            Event::Head { stream, head, end } => match &self.end {
-                End::Near(host) if self.hub.waiting() > WAITING_BYTES_MAX => {
-                    let refuse = |one| host.refuse(one, Refusal::Overloaded);
-                    self.begin(stream, head, end, now, refuse);
-                }
-                End::Near(host) => self.begin(stream, head, end, now, |one| host.serve(one)),
-                End::Far(_) => self.answer(stream, Head { head, end, informational: false }),
-            },
-            Event::Refused { stream, error, head } => {
-                if let End::Near(host) = &self.end {
-                    self.begin(stream, head, false, now, |one| host.refuse(one, Refusal::Head(error)));
-                }
-            }
-            Event::Informational { stream, head } => {
-                self.answer(stream, Head { head, end: false, informational: true });
-            }
-            Event::Data { stream, data, end } => match self.stream(stream) {
-                Some(stream) => stream.data(data, end, now),
-                None => self.credit(stream, data.len()),
-            },
-            Event::Trailers { stream, trailers } => {
-                if let Some(stream) = self.stream(stream) {
-                    stream.trailers(trailers);
-                }
-            }
-            Event::Reset { stream, error } => {
-                let removed = self.streams.borrow_mut().remove(stream);
-                if let Some(stream) = removed {
-                    stream.ended(error);
-                    self.changed();
-                }
-            }
-            Event::Writable { stream } => {
-                if let Some(stream) = self.stream(stream) {
-                    stream.writable();
-                }
-            }
-            Event::Capacity => self.changed(),
-            Event::Closed(why) => {
-                self.why.set(Some(why));
-                if let End::Near(host) = &self.end
-                    && !matches!(why, ConnectionError::Eof | ConnectionError::Local)
-                {
-                    tracing::debug!(address = host.name(), %why, "a connection ended");
-                }
-                self.changed();
-            }
-        }
-    }
-
-    /// A request came.
-    fn begin(
-        self: &Rc<Self>,
-        number: u32,
-        head: HeaderBlock,
-        end: bool,
-        now: Instant,
-        told: impl FnOnce(Incoming) -> Story,
-    ) {
-        let stream = Stream::new(self, number, true, now);
-        stream.received.borrow_mut().end = end;
-        self.streams.borrow_mut().insert(number, Rc::clone(&stream));
-        let key = self.hub.tasks.reserve();
-        *stream.listener.borrow_mut() = Listener::Story(key);
-        let story = told(Incoming { head, caller: Caller::new(stream) });
-        self.hub.tasks.start(key, story);
-    }
-
-    /// A response's head came.
-    fn answer(&self, number: u32, head: Head) {
-        let Some(stream) = self.stream(number) else { return };
-        stream.received.borrow_mut().push_head(head);
-        stream.finish();
-        stream.tell();
-    }
-
-    fn stream(&self, number: u32) -> Option<Rc<Stream>> {
-        self.streams.borrow().get(number).cloned()
     }
 
     /// Opens a stream on a connection that was dialled.
@@ -560,7 +416,7 @@ impl Link {
         done
     }
 
-    fn set_dirty(self: &Rc<Self>) {
+    pub(super) fn set_dirty(self: &Rc<Self>) {
         if !self.dirty.replace(true) {
             self.hub.dirty(Rc::clone(self));
         }
@@ -571,7 +427,7 @@ impl Link {
     }
 
     /// Its streams have changed.
-    fn changed(self: &Rc<Self>) {
+    pub(super) fn changed(self: &Rc<Self>) {
         if let End::Far(far) = &self.end {
             far.changed(self);
         }

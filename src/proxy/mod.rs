@@ -10,7 +10,7 @@
 //! | `request` `attempt` `ending` `exchange` | the story of a request |
 //! | `inbound` `outbound` `route` `lane` `headers` `memory` | where it goes and what is written |
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
-//! | `link` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
+//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
 //! | `pool` `dial` `expiry` | what goes out |
 
@@ -24,10 +24,12 @@ mod destination;
 mod detect;
 mod dial;
 mod ending;
+mod events;
 mod exchange;
 mod expiry;
 mod fault;
 mod headers;
+mod host;
 mod hub;
 mod inbound;
 mod io;

@@ -19,8 +19,9 @@ use super::{
     codec::Codec,
     dial::{DialError, Dialer, Dialled, Expected, OwnSocket, Proof, Where},
     expiry,
+    host::{End, Outlook},
     hub::Hub,
-    link::{End, Link, Outlook},
+    link::Link,
     settings::{
         HTTP1_IDLE_CONNECTIONS_MAX, HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX, HTTP2_IDLE_MAX,
         http1_client, http2_client,

@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     fault,
-    link::{End, Link},
+    host::End,
+    link::Link,
     splice::{Listener, Sent, Stream},
 };
 use crate::{
@@ -42,11 +43,7 @@ pub(super) struct Passed {
 
 fn passed(stream: &Stream) -> Passed {
     let received = stream.received.borrow();
-    Passed {
-        bytes: received.bytes,
-        many: received.messages.many(),
-        last: received.last,
-    }
+    Passed { bytes: received.bytes, many: received.messages.many(), last: received.last }
 }
 
 impl Caller {

@@ -17,6 +17,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
+/// Places that are kept although nobody has them.
+const KEPT_MAX: usize = 256;
+
 /// A future of one request.
 pub(super) type Story = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -33,6 +36,8 @@ pub(super) struct Tasks {
     free: RefCell<Vec<usize>>,
     ready: RefCell<VecDeque<Key>>,
     polled: Cell<Option<Key>>,
+    /// Of the last story.
+    generation: Cell<u64>,
     woken: mpsc::UnboundedSender<usize>,
 }
 
@@ -84,6 +89,7 @@ impl Tasks {
             free: RefCell::default(),
             ready: RefCell::default(),
             polled: Cell::new(None),
+            generation: Cell::new(0),
             woken,
         };
         (tasks, queue)
@@ -101,7 +107,10 @@ impl Tasks {
             slots.push(Slot { generation: 0, state, ready: false, waker, bell });
             index
         });
-        Key { index, generation: slots[index].generation }
+        let generation = self.generation.get() + 1;
+        self.generation.set(generation);
+        slots[index].generation = generation;
+        Key { index, generation }
     }
 
     /// Begins a story in its place and polls it at once.
@@ -193,8 +202,26 @@ impl Tasks {
         let slot = &mut slots[key.index];
         slot.state = State::Free;
         slot.ready = false;
-        slot.generation += 1;
+        // Of nobody, so that whoever remembers the story finds none.
+        slot.generation = 0;
         self.free.borrow_mut().push(key.index);
+    }
+
+    /// Lets go of places at the end that nobody has, so that a burst is forgotten.
+    pub(super) fn shrink(&self) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() <= KEPT_MAX {
+            return;
+        }
+        let free = |slot: &Slot| matches!(slot.state, State::Free) && slot.generation == 0;
+        while slots.len() > KEPT_MAX && slots.last().is_some_and(free) {
+            slots.pop();
+        }
+        let left = slots.len();
+        slots.shrink_to(left * 2);
+        let mut places = self.free.borrow_mut();
+        places.retain(|index| *index < left);
+        places.shrink_to(left * 2);
     }
 
     /// Polls what is woken from elsewhere, as long as the worker lives.
@@ -302,6 +329,22 @@ mod tests {
             drop(kept);
         });
         assert_eq!(Rc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn after_a_burst_few_places_are_kept() {
+        let (tasks, _woken) = Tasks::new();
+        let keys: Vec<Key> = (0..1000).map(|_| begin(&tasks, pending())).collect();
+        keys[..999].iter().for_each(|key| tasks.cancel(*key));
+        tasks.shrink();
+        assert_eq!(tasks.slots.borrow().len(), 1000, "the last one is in use");
+        tasks.cancel(keys[999]);
+        tasks.shrink();
+        assert_eq!((tasks.slots.borrow().len(), tasks.free.borrow().len()), (256, 256));
+        tasks.notify(keys[999]);
+        tasks.run();
+        let next = begin(&tasks, pending());
+        assert!(!keys.contains(&next));
     }
 
     #[tokio::test]
