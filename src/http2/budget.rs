@@ -94,10 +94,7 @@ impl Budget {
         age: Duration,
         answered: bool,
     ) -> Result<(), ConnectionError> {
-        if answered || age >= RESET_EARLY {
-            return self.control.spend(1);
-        }
-        self.resets.spend(1)
+        if answered || age >= RESET_EARLY { Ok(()) } else { self.resets.spend(1) }
     }
 
     /// The peer made this side reset a stream.

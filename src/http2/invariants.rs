@@ -14,6 +14,10 @@ impl Connection {
     /// Panics when credit was lost or made, a stream is at two places or at none, or a bound does not
     /// hold.
     pub fn check_invariants(&self) {
+        if self.over {
+            assert!(self.streams.len() == 0 && self.waiting.is_empty(), "nothing is left open");
+            return;
+        }
         let (partial, left) = match self.reading {
             Reading::Data(part) => (part.stream, part.left),
             _ => (0, 0),

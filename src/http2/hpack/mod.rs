@@ -5,6 +5,8 @@
 //! changes; a block that itself changed the table is never remembered, since not to decode it (or not
 //! to send it) would put the two sides' tables out of step.
 
+#[cfg(any(test, fuzzing))]
+mod check;
 mod decoder;
 mod encoder;
 mod fields;
@@ -20,6 +22,8 @@ mod tests;
 mod valid;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub use check::check;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 

@@ -1,7 +1,13 @@
 //! Tests of whole connections: two cores back to back, a core against raw frames, and a core against
 //! another implementation.
 
+mod abuse;
+mod battery;
+mod closed;
+mod malformed;
+mod other;
 mod pair;
+mod sequences;
 mod times;
 mod usual;
 

@@ -132,3 +132,27 @@ fn fields_are_appended_to_what_is_there() {
         assert_eq!(fields(&into)[..3], pairs(&begin)[..], "{block}");
     }
 }
+
+#[test]
+fn nothing_is_remembered_over_a_change_of_the_table() {
+    let value = |decoder: &mut Decoder, block: &str| {
+        let (_, head) = decode(decoder, &hex(block)).expect("it is well-formed");
+        fields(&head).pop().expect("there is a field").1
+    };
+    let mut decoder = Decoder::new(4096);
+    for round in [0x61, 0x62, 0x63] {
+        // A block that changes the table, whose beginning does not, and blocks that use its newest entry.
+        let change = format!("82 84 40 01 78 01 {round:x}");
+        let expected = char::from(round).to_string();
+        assert_eq!(value(&mut decoder, &change), expected);
+        for block in ["82 84 be", "82 84 be", "82 84 be 00 01 79 01 7a be", "be"] {
+            assert_eq!(value(&mut decoder, block), expected, "{block}");
+        }
+        // The same change again: another entry, so that the indexes move.
+        assert_eq!(value(&mut decoder, &change), expected);
+        assert_eq!(value(&mut decoder, "82 84 bf"), expected);
+    }
+    assert_eq!(decoder.table().len(), 6);
+    assert_eq!(value(&mut decoder, "20 82"), "GET");
+    assert_eq!(decode(&mut decoder, &hex("82 84 be")).map(|_| ()), Err(HpackError::Index));
+}

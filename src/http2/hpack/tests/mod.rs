@@ -1,6 +1,8 @@
 //! The examples of RFC 7541, malformed blocks, and random heads with memory and without.
 
 mod appendix_c;
+mod corpus;
+mod differential;
 mod encoding;
 mod malformed;
 mod random;

@@ -49,7 +49,7 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
-fn head() -> impl Strategy<Value = Vec<(String, String, bool)>> {
+pub(super) fn head() -> impl Strategy<Value = Vec<(String, String, bool)>> {
     vec((name(), value(), prop::bool::weighted(0.05)), 0..14)
 }
 
@@ -63,7 +63,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-fn block_of(list: &[(String, String, bool)]) -> HeaderBlock {
+pub(super) fn block_of(list: &[(String, String, bool)]) -> HeaderBlock {
     let mut head = HeaderBlock::new();
     let pseudo = |field: &&(String, String, bool)| field.0.starts_with(':');
     let regular = list.iter().filter(|field| !pseudo(field));
@@ -75,7 +75,7 @@ fn block_of(list: &[(String, String, bool)]) -> HeaderBlock {
 }
 
 /// The fields by name; those of one name in order.
-fn sorted(head: &HeaderBlock) -> Vec<(String, String)> {
+pub(super) fn sorted(head: &HeaderBlock) -> Vec<(String, String)> {
     let mut fields = fields(head);
     fields.iter_mut().for_each(|field| field.0.make_ascii_lowercase());
     fields.sort_by(|one, other| one.0.cmp(&other.0));
