@@ -103,7 +103,9 @@ async fn serve(listener: TcpListener, heard: Arc<Heard>) {
         let heard = Arc::clone(&heard);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&heard)));
-            let server = auto::Builder::new(TokioExecutor::new());
+            let mut server = auto::Builder::new(TokioExecutor::new());
+            server.http2().max_pending_accept_reset_streams(10_000);
+            server.http2().max_local_error_reset_streams(None);
             // A caller that goes away is no trouble of the application's.
             let _gone = server.serve_connection(TokioIo::new(socket), service).await;
         });

@@ -39,7 +39,7 @@ async fn ambiguous_requests_reach_nobody() {
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 2);
-    bystanders.go_on().await;
+    bystanders.go_on("before").await;
     let requests = REQUESTS.lines().filter(|line| !line.starts_with('#'));
     let tries = requests.map(|line| async move {
         let (name, written) = line.split_once('\t').expect("a tab");

@@ -207,7 +207,7 @@ async fn a_reset_in_any_state_is_the_callers_alone() {
     let Some(pair) = StaticPair::start(backend.address).await else { return };
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 2);
-    bystanders.go_on().await;
+    bystanders.go_on("before").await;
     let mut client = echo_client(outbound, "echo:9090");
     for state in
         ["reset-head", "reset-body", "reset-after-head", "half-message", "reset-before-trailers"]

@@ -5,6 +5,7 @@
 mod ambiguous;
 mod attacks;
 mod backends;
+mod responses;
 mod streams;
 mod wire;
 
@@ -61,7 +62,7 @@ impl Bystanders {
     }
 
     /// Waits until each has called some more, as it would not if it were kept waiting.
-    pub(super) async fn go_on(&self) {
+    pub(super) async fn go_on(&self, during: &str) {
         let before = self.calls.load(Ordering::Relaxed);
         let enough = before + 5 * u64::try_from(self.calling.len()).expect("a few");
         eventually(SOON, || {
@@ -69,19 +70,20 @@ impl Bystanders {
             std::future::ready(if now >= enough { Ok(()) } else { Err(format!("{now} calls")) })
         })
         .await;
-        self.check();
+        self.check(during);
     }
 
     #[track_caller]
-    fn check(&self) {
+    fn check(&self, during: &str) {
         let failed = self.failed.lock().unwrap();
         let calls = self.calls.load(Ordering::Relaxed);
-        assert!(failed.is_empty(), "{} of {calls} calls failed: {:?}", failed.len(), failed[0]);
+        let first = failed.first();
+        assert!(first.is_none(), "{during}: {} of {calls} calls failed: {first:?}", failed.len());
     }
 
     /// Ends them; all that they called has to have succeeded.
     pub(super) async fn end(self) {
-        self.go_on().await;
+        self.go_on("at the end").await;
         self.stop.store(true, Ordering::Relaxed);
         for calling in &self.calling {
             eventually(SOON, || {
@@ -90,7 +92,7 @@ impl Bystanders {
             })
             .await;
         }
-        self.check();
+        self.check("at the end");
     }
 }
 
