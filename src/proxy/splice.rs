@@ -40,9 +40,9 @@ pub(super) struct Stream {
     /// Who is to hear of it.
     pub(super) listener: RefCell<Listener>,
     /// Where what comes goes to.
-    pub(super) to: RefCell<Option<Rc<Stream>>>,
+    pub(super) to: RefCell<Option<Rc<Self>>>,
     /// From where what goes out comes.
-    pub(super) from: RefCell<Option<Rc<Stream>>>,
+    pub(super) from: RefCell<Option<Rc<Self>>>,
     pub(super) received: RefCell<Received>,
     /// What is left of an answer of the mesh.
     pub(super) answer: RefCell<Vec<u8>>,

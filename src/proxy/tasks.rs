@@ -82,6 +82,7 @@ impl Wake for Bell {
 
 impl Tasks {
     /// None yet, and the queue of what is woken from elsewhere.
+    #[allow(clippy::disallowed_methods, reason = "each place is in the queue at most once")]
     pub(super) fn new() -> (Self, Woken) {
         let (woken, queue) = mpsc::unbounded_channel();
         let tasks = Self {

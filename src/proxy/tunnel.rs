@@ -44,7 +44,7 @@ pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
             let _runs_on = match to {
                 To::Mesh => task::spawn_local("tunnel", inside(origin, exchange, caller)),
                 To::External(dialled) => {
-                    task::spawn_local("tunnel", pass(origin, exchange, dialled, caller))
+                    task::spawn_local("tunnel", pass(origin, exchange, *dialled, caller))
                 }
             };
         }
@@ -55,7 +55,7 @@ pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
 /// Where a tunnel leads.
 enum To {
     Mesh,
-    External(Dialled),
+    External(Box<Dialled>),
 }
 
 async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection> {
@@ -94,7 +94,8 @@ async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection>
             exchange.record.revision = running.snapshot.revision;
             let port = authority.port.unwrap_or(443);
             exchange.record.port = port;
-            Ok(To::External(external(origin, exchange, &authority, port).await?))
+            let dialled = external(origin, exchange, &authority, port).await?;
+            Ok(To::External(Box::new(dialled)))
         }
     }
 }

@@ -43,7 +43,7 @@ impl Compiler<'_> {
         let rules = policy.spec.rules.iter().map(rule).collect::<Result<_, IdError>>();
         rules.map_or_else(
             // A trust domain that is none: nobody could have such an identity.
-            |_: IdError| deny_all(&policy.name()),
+            |_: IdError| deny_all(policy.name()),
             |rules| AuthorizationPolicy { name, action, rules },
         )
     }

@@ -221,7 +221,7 @@ fn place(record: &Record, method: &[u8], rest: Rest) -> usize {
 
 impl<'a> Key<'a> {
     fn of(record: &'a Record) -> Self {
-        let path = || record.path().strip_prefix('/').unwrap_or(record.path());
+        let path = || record.path().strip_prefix('/').unwrap_or_else(|| record.path());
         Self {
             direction: record.direction,
             source: &record.source,

@@ -247,7 +247,7 @@ fn name(record: &Record) -> Cow<'static, str> {
 }
 
 fn grpc_method(record: &Record) -> &str {
-    record.path().strip_prefix('/').unwrap_or(record.path())
+    record.path().strip_prefix('/').unwrap_or_else(|| record.path())
 }
 
 /// `network.peer.address` and `network.peer.port`.
