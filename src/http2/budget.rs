@@ -32,6 +32,7 @@ const EXCESS_PER_SECOND: u32 = 100;
 /// Frames without content that end nothing.
 const EMPTY_MAX: u32 = 100;
 const EMPTY_PER_SECOND: u32 = 10;
+const EMPTY_PER_REQUEST: u32 = 4;
 
 /// A bucket of tokens.
 #[derive(Debug, Clone, Copy)]
@@ -117,12 +118,13 @@ impl Budget {
         self.control.earn(CONTROL_PER_REQUEST);
         self.resets.earn(RESETS_PER_REQUEST);
         self.provoked.earn(1);
-        self.empty.earn(1);
+        self.empty.earn(EMPTY_PER_REQUEST);
     }
 
     /// A body frame went through whole, either way.
     pub(super) fn body(&mut self) {
         self.control.earn(CONTROL_PER_BODY_FRAME);
+        self.empty.earn(1);
     }
 
     /// This side cancelled a stream: what the peer still says of it is no abuse.

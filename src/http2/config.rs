@@ -23,6 +23,10 @@ pub struct Config {
     pub head_max: usize,
     /// The decoder's table. Default 4,096 bytes.
     pub table_max: u32,
+    /// Server: whether the peer is a sidecar that carries the requests of many callers. It has
+    /// budgets for them itself, and one caller's cancels must not cost the others their connection,
+    /// so early cancels are not counted here. Default no.
+    pub many_callers: bool,
     /// Server: whether extended CONNECT (RFC 8441) is offered. Default yes.
     pub extended_connect: bool,
     /// How long the preface with its SETTINGS, or an unfinished head, may take. Default 10 s.
@@ -54,6 +58,7 @@ impl Default for Config {
             output_max: 256 * 1024,
             head_max: 64 * 1024,
             table_max: 4_096,
+            many_callers: false,
             extended_connect: true,
             head_time: Duration::from_secs(10),
             first_request_time: Duration::from_secs(15),

@@ -57,11 +57,16 @@ impl FrameHeader {
         Some(Self { length, kind, flags, stream })
     }
 
-    /// Appends it to `out`.
-    pub(super) fn write(self, out: &mut Vec<u8>) {
+    /// As bytes.
+    pub(super) fn bytes(self) -> [u8; HEADER_LEN] {
         let [_, a, b, c] = self.length.to_be_bytes();
         let [d, e, f, g] = self.stream.to_be_bytes();
-        out.extend_from_slice(&[a, b, c, self.kind, self.flags, d, e, f, g]);
+        [a, b, c, self.kind, self.flags, d, e, f, g]
+    }
+
+    /// Appends it to `out`.
+    pub(super) fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes());
     }
 
     /// Whether a flag is set.

@@ -138,9 +138,7 @@ impl Connection {
             Target::Refused => {
                 self.recycle(head);
                 self.pass(id, end);
-                if self.stream_window_next.is_empty() {
-                    self.budget.excess()?;
-                }
+                self.budget.excess()?;
                 self.answer_reset(id, ErrorCode::REFUSED_STREAM)?;
                 Ok(Step::Again)
             }

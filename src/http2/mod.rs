@@ -21,8 +21,10 @@
 //! | `timers` | what is due by time |
 //! | `validate` | which header sections are well-formed |
 //! | `budget` | what a peer may do that is no work |
+//! | `check`, `invariants` | what must hold of any bytes and after any call, for fuzzers and tests |
 
 mod budget;
+mod check;
 mod config;
 mod control;
 mod data;
@@ -42,6 +44,7 @@ mod validate;
 
 use std::{collections::VecDeque, time::Instant};
 
+pub use check::{check, check_calls};
 pub use config::Config;
 pub use send::OpenError;
 
@@ -130,7 +133,9 @@ impl Connection {
     fn new(role: Role, config: &Config, now: Instant) -> Self {
         let config = Config {
             streams_max: config.streams_max.min(10_000),
-            stream_window: config.stream_window.min(flow::WINDOW_MAX),
+            stream_window: config.stream_window.clamp(1, flow::WINDOW_MAX),
+            stream_window_max: config.stream_window_max.min(flow::WINDOW_MAX),
+            connection_window: config.connection_window.min(flow::WINDOW_MAX),
             ..*config
         };
         let mut output = Vec::new();

@@ -149,6 +149,13 @@ impl Connection {
         if found.sending != Sending::Body {
             return data.len();
         }
+        if data.is_empty() {
+            if end {
+                self.write_data(stream, data, true);
+                self.sent_all(slot);
+            }
+            return 0;
+        }
         let taken = self.admit_data(slot, data.len());
         let ends = end && taken == data.len();
         self.write_data(stream, &data[..taken], ends);
@@ -159,9 +166,7 @@ impl Connection {
         found.slow_taken = found.slow_taken.saturating_add(bytes);
         if taken == data.len() {
             found.wait = Wait::No;
-            if taken > 0 {
-                self.budget.body();
-            }
+            self.budget.body();
         } else if found.send.open() == 0 {
             found.wait = Wait::Window;
         } else if found.wait != Wait::Queued {
@@ -218,8 +223,7 @@ impl Connection {
         let length = self.output.len() - at - HEADER_LEN;
         let payload_max = self.peer.payload_max as usize;
         if length <= payload_max {
-            let mut start = Vec::with_capacity(HEADER_LEN);
-            header(kind::HEADERS, ends | flag::END_HEADERS, length).write(&mut start);
+            let start = header(kind::HEADERS, ends | flag::END_HEADERS, length).bytes();
             self.output[at..at + HEADER_LEN].copy_from_slice(&start);
             return;
         }

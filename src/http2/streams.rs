@@ -79,6 +79,13 @@ pub(super) struct Stream {
     pub(super) slow_taken: u32,
 }
 
+impl Stream {
+    /// Whether data or trailers may be written.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending == Sending::Body
+    }
+}
+
 /// All streams of a connection.
 pub(super) struct Streams {
     pub(super) ids: Ids,

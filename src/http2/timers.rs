@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, Role, frame, goaway::KEEPALIVE, settings, streams::Wait};
+use super::{
+    Connection, Role, flow::WINDOW_MAX, frame, goaway::KEEPALIVE, settings, streams::Wait,
+};
 use crate::http::{ConnectionError, ErrorCode, StreamError};
 
 /// A reader that takes this much within its time is not slow.
@@ -187,6 +189,7 @@ impl Connection {
     /// Changes what the window of new streams is, and moves that of open ones as far: less when
     /// memory is short. Holds from when the peer acknowledges it.
     pub fn set_stream_window(&mut self, size: u32, now: Instant) {
+        let size = size.clamp(1, WINDOW_MAX);
         let last = self.stream_window_next.back().copied().unwrap_or(self.stream_window);
         // One change at a time, so that a peer which never acknowledges costs nothing.
         if self.over || size == last || self.stream_window_next.len() > 1 {
