@@ -138,7 +138,7 @@ async fn a_million_messages_are_taken_from_a_caller() {
 #[tokio::test]
 async fn thousands_of_cancels_end_no_connection() {
     let _turn = heavy().await;
-    let app = App::start("one").await;
+    let app = App::start_patient("one").await;
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 2);
