@@ -169,9 +169,11 @@ pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.
 pub(super) const EXTERNAL_CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// How HTTP/2 is spoken to those who call.
-pub(super) fn http2_server() -> http2::Config {
+/// How HTTP/2 is spoken to those who call. `sidecar`: they proved who they are, and one connection is
+/// that of many callers.
+pub(super) fn http2_server(sidecar: bool) -> http2::Config {
     http2::Config {
+        many_callers: sidecar,
         streams_max: STREAMS_MAX,
         stream_window: STREAM_WINDOW_BYTES,
         keepalive_after: Some(PING_AFTER),
@@ -185,7 +187,7 @@ pub(super) fn http2_server() -> http2::Config {
 
 /// How HTTP/2 is spoken to those who are called.
 pub(super) fn http2_client() -> http2::Config {
-    http2_server()
+    http2_server(false)
 }
 
 /// How HTTP/1.1 is spoken to those who call.
