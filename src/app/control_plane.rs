@@ -14,7 +14,7 @@ use super::{
     signals::{Wish, Wishes},
 };
 use crate::{
-    control::{ControlPlane, CredentialFiles, OpenError, StoreError},
+    control::{self, BackupError, ControlPlane, CredentialFiles, OpenError, StoreError},
     net::{self, ListenError},
     task::Tasks,
 };
@@ -28,7 +28,7 @@ const SCRAPE_MAX: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Options {
     /// Store, CA and certificate.
-    pub control: crate::control::Options,
+    pub control: control::Options,
     /// Whether `control.trust_domain` was asked for; if not, a store keeps the one that it has.
     pub trust_domain_given: bool,
     /// Where its API listens.
@@ -37,6 +37,8 @@ pub struct Options {
     pub metrics: Option<admin::Address>,
     /// The contexts file; by default the user's.
     pub contexts: Option<PathBuf>,
+    /// A backup to begin with, in an empty data directory.
+    pub restore: Option<PathBuf>,
 }
 
 /// What runs and where it is, for people.
@@ -48,6 +50,8 @@ pub struct Facts {
     pub data: PathBuf,
     /// Whether it was made by this start.
     pub made: bool,
+    /// Whether it was made of a backup by this start.
+    pub restored: bool,
     /// Where clients on this machine reach it.
     pub server: String,
     /// Where it really listens.
@@ -64,6 +68,9 @@ pub enum RoleError {
     /// The data directory.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The backup to begin with.
+    #[error(transparent)]
+    Restore(#[from] BackupError),
     /// The API's address.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -118,6 +125,7 @@ pub async fn serve(
     let facts = Facts {
         trust_domain: control.trust_domain().to_owned(),
         made,
+        restored: options.restore.is_some(),
         context: add_context(&options, &control, &server),
         credential: control.credential().clone(),
         data,
@@ -172,11 +180,15 @@ fn open(options: &Options) -> Result<(ControlPlane, PathBuf), RoleError> {
     // Credentials are named to other programs, which run elsewhere.
     control.data = path::absolute(&control.data)?;
     let data = control.data.clone();
+    if let Some(archive) = &options.restore {
+        let manifest = control::restore(archive, &data)?;
+        tracing::info!(revision = manifest.revision, archive = %archive.display(), "restored");
+    }
     let opened = match ControlPlane::open(control.clone()) {
         Err(OpenError::Store(StoreError::TrustDomain { stored, .. }))
             if !options.trust_domain_given =>
         {
-            ControlPlane::open(crate::control::Options { trust_domain: stored, ..control })
+            ControlPlane::open(control::Options { trust_domain: stored, ..control })
         }
         opened => opened,
     };

@@ -62,6 +62,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "24h", env = "OUTRIGGER_LEAF_TTL")]
     #[arg(value_parser = leaf_ttl)]
     leaf_ttl: Duration,
+    /// Begin with this backup, in an empty --data; see outrigger backup
+    #[arg(long, value_name = "FILE", env = "OUTRIGGER_RESTORE")]
+    restore: Option<PathBuf>,
     /// The contexts file [default: $XDG_CONFIG_HOME/outrigger/config.yaml]
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_CONTEXTS")]
     contexts: Option<PathBuf>,
@@ -116,6 +119,7 @@ impl Args {
             listen: self.listen,
             metrics: Some(self.metrics.clone()),
             contexts: self.contexts.clone(),
+            restore: self.restore.clone(),
         })
     }
 }
@@ -136,9 +140,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What was made, where it is, and how to reach it.
 fn told(facts: &Facts) -> String {
-    let Facts { trust_domain, data, made, server, addresses, credential, context } = facts;
+    let Facts { trust_domain, data, made, restored, server, addresses, credential, context } =
+        facts;
     let data = quoted(&data.display().to_string());
-    let what = if *made { "made: store, CA, administrator's credential" } else { "found" };
+    let what = match (*made, *restored) {
+        (_, true) => "restored from a backup",
+        (true, false) => "made: store, CA, administrator's credential",
+        (false, false) => "found",
+    };
     let mut text =
         format!("control plane of {trust_domain} on {server}\n  data     {data} ({what})\n");
     let mut line = |name: &str, value: &str| {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod audit;
+mod backup;
 mod ca;
 mod check;
 mod completions;
@@ -39,6 +40,7 @@ mod sidecar;
 mod status;
 mod token;
 mod version;
+mod watch;
 mod words;
 
 use std::{io, process::ExitCode};
@@ -75,6 +77,8 @@ enum Command {
     Apply(apply::Args),
     /// Show who changed what, and when
     Audit(audit::Args),
+    /// Copy everything that a control plane keeps
+    Backup(backup::Args),
     /// Show the certificate authority, and exchange its root
     Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
@@ -124,6 +128,8 @@ enum Command {
     Token(token::Args),
     /// Print the versions of this program and of the control plane
     Version(version::Args),
+    /// Print what there is, then every change
+    Watch(watch::Args),
 }
 
 /// Parses the command line, runs the command and turns its outcome into an exit code: 0 done, 1
@@ -172,6 +178,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
+            Self::Backup(args) => wait(backup::run(args)),
             Self::Audit(args) => wait(audit::run(args)),
             Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
@@ -196,6 +203,7 @@ impl Command {
             Self::Status(args) => wait(status::run(args)),
             Self::Token(args) => wait(token::run(args)),
             Self::Version(args) => wait(version::run(args)),
+            Self::Watch(args) => wait(watch::run(args)),
         }
     }
 }

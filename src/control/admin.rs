@@ -1,4 +1,4 @@
-//! `AdminService`: who may join, who may call, and the certificate authority.
+//! `AdminService`: who may join, who may call, the certificate authority, and copies of everything.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -8,6 +8,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     audit::{Audit, Entry, Note},
     auth,
+    backup::{Backups, Parts},
     ca::{self, Ca},
     credentials, error, refs,
     state::State,
@@ -28,6 +29,7 @@ pub(crate) struct Admin {
     pub state: Arc<State>,
     pub ca: Arc<Ca>,
     pub audit: Arc<Audit>,
+    pub backups: Backups,
 }
 
 /// An answer, with what the audit log says of the call.
@@ -100,6 +102,16 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
         let tokens = self.state.write(|_, writer| Ok(tokens::list(writer))).await?;
         Ok(Response::new(pb::ListTokensResponse { tokens }))
+    }
+
+    type BackupStream = Parts;
+
+    async fn backup(
+        &self,
+        _: Request<pb::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let (parts, what) = self.backups.begin(&self.state).await?;
+        Ok(noted(parts, what))
     }
 
     async fn revoke_token(

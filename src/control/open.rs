@@ -3,7 +3,7 @@
 //! is served.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,6 +13,7 @@ use std::{
 use prost::Message as _;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError,
+    Table,
 };
 
 use super::{
@@ -49,19 +50,38 @@ pub(super) fn builder() -> Builder {
     builder
 }
 
+/// Makes a file that has its name from the moment on when it is one: what a crash leaves before has
+/// another, and goes.
+fn make_file(builder: &Builder, path: &Path) -> Result<(), DatabaseError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    if let Err(error) = fs::remove_file(&new)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error.into());
+    }
+    // For its owner only, as all secrets are; redb would make it readable by all.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    drop(builder.create(&new)?);
+    File::open(&new)?.sync_all()?;
+    fs::rename(&new, path)?;
+    // The name is on the disk before anything that is told to be.
+    if let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// Opens a file of the file system.
 pub(super) fn open_file(path: &Path, missing: Missing) -> Result<Database, DatabaseError> {
     let builder = builder();
     match missing {
         Missing::Create => {
-            // For its owner only, as all secrets are; redb would make it readable by all.
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-            // The name is on the disk before anything that is told to be.
-            if let Some(directory) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-                File::open(directory)?.sync_all()?;
+            if !path.try_exists()? {
+                make_file(&builder, path)?;
             }
-            builder.create(path)
+            builder.open(path)
         }
         Missing::Refuse => builder.open(path),
     }
@@ -94,8 +114,7 @@ pub(super) fn prepare(
         let id = format!("{:08x}", fastrand::u32(..));
         meta.insert("id", id.as_bytes()).map_err(failed)?;
         if meta.get("history").map_err(failed)?.is_none() {
-            let history = format!("{:016x}", fastrand::u64(..));
-            meta.insert("history", history.as_bytes()).map_err(failed)?;
+            new_history(&mut meta)?;
         }
         let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
         match format.as_deref() {
@@ -107,6 +126,13 @@ pub(super) fn prepare(
         meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
         Ok(())
     })
+}
+
+/// Names the history that revisions count in anew.
+pub(super) fn new_history(meta: &mut Table<'_, &str, &[u8]>) -> Result<(), StoreError> {
+    let history = format!("{:016x}", fastrand::u64(..));
+    meta.insert("history", history.as_bytes()).map_err(failed)?;
+    Ok(())
 }
 
 /// Reads all of it.

@@ -24,6 +24,7 @@ use tonic::Status;
 use super::{
     admin::Admin,
     audit::Audit,
+    backup::{self, BackupError, Backups, STORE_FILE},
     ca::{self, Ca},
     config::{self, Config},
     credential::{CredentialFiles, LayError},
@@ -56,8 +57,6 @@ use crate::{
 
 /// How long a certificate lasts by default.
 pub const LEAF_TTL: Duration = Duration::from_hours(24);
-/// The store's file in the data directory.
-const STORE_FILE: &str = "mesh.redb";
 /// How often is looked whether the port's own certificate is to be renewed. A timer until then
 /// would stand still while the machine sleeps.
 const RENEWAL_CHECK: Duration = Duration::from_secs(30);
@@ -120,6 +119,9 @@ pub enum OpenError {
     /// The store in it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A restore into it was interrupted.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The CA in it, or the one that was brought.
     #[error(transparent)]
     Authority(#[from] CaError),
@@ -188,6 +190,7 @@ impl ControlPlane {
         spiffe::control_plane(trust_domain)
             .map_err(|wrong| OpenError::TrustDomain(trust_domain.to_owned(), wrong))?;
         let directory = DataDirectory::open(&options.data)?;
+        backup::check_whole(&options.data)?;
         let state = State::open(&options.data.join(STORE_FILE), trust_domain, options.now)?;
         let roots = roots(&options, now)?;
         let grants = Grants::load(&options.data)?;
@@ -352,6 +355,7 @@ impl ControlPlane {
             }),
             admin: Admin {
                 state: Arc::clone(state),
+                backups: Backups::of(inner.options.data.clone()),
                 ca: Arc::clone(&inner.ca),
                 audit: Arc::clone(&inner.audit),
             },

@@ -22,7 +22,7 @@ use redb::{
 
 use super::{
     key,
-    open::{Missing, Opener, open_error, open_file, prepare, read, unwound},
+    open::{Missing, Opener, new_history, open_error, open_file, prepare, read, unwound},
     revisions::{self, Done, LIMITS, Limits, Page, PastByKey, UndoRow},
 };
 use crate::resource::{self, ResourceKey, pb};
@@ -306,6 +306,22 @@ impl Store {
         self.read(|transaction| revisions::page(transaction, before, only, size))
     }
 
+    /// Runs `copy` while nothing is written to the file.
+    pub(crate) fn still<T>(&self, copy: impl FnOnce() -> T) -> T {
+        let _place = self.lock();
+        copy()
+    }
+
+    /// Counts revisions in a history of its own from now on.
+    pub(super) fn begin_history(&self) -> Result<(), StoreError> {
+        let place = self.lock();
+        let database = place.as_ref().ok_or(StoreError::Broken)?;
+        transaction(database, |transaction| {
+            let mut meta = transaction.open_table(META).map_err(failed)?;
+            new_history(&mut meta)
+        })
+    }
+
     /// Whether a write failed and the file is still to be opened again.
     pub(crate) fn is_broken(&self) -> bool {
         self.lock().is_none()
@@ -378,6 +394,10 @@ fn keyed(resources: &[pb::Resource]) -> impl Iterator<Item = (String, Vec<u8>)> 
         Some((key::text(&resource::key(resource)?), resource.encode_to_vec()))
     })
 }
+
+#[cfg(test)]
+#[path = "crash_tests.rs"]
+mod crash_tests;
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,7 @@ use crate::{
     resource::{self, Kind, ResourceKey, pb},
 };
 pub(super) use fetch::{Filter, one};
+pub(super) use watch::watch_on;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,11 +66,11 @@ pub(super) struct Args {
 
 /// Which resources a `get` is about.
 #[derive(Debug)]
-struct Wanted {
-    selection: Selection,
+pub(super) struct Wanted {
+    pub(super) selection: Selection,
     /// `None`: every namespace.
-    namespace: Option<String>,
-    selector: String,
+    pub(super) namespace: Option<String>,
+    pub(super) selector: String,
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {

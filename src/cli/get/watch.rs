@@ -2,10 +2,13 @@
 //! goes away.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     process::ExitCode,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
+
+use tokio::time::sleep;
+use tonic::{Code, Status};
 
 use super::{Wanted, columns, document, name_line};
 use crate::{
@@ -40,36 +43,142 @@ impl Change {
     }
 }
 
+/// Until the reader or the control plane goes away.
 pub(super) async fn watch(
     connected: &Connected,
     wanted: &Wanted,
     format: Format,
 ) -> Result<ExitCode, Failure> {
     let mut printer = Printer::new(wanted, format);
+    let end = follow(connected, &mut printer, &mut Place::default()).await?;
+    match end {
+        End::Reader => Ok(ExitCode::SUCCESS),
+        End::Stream(None) => Err(Failure::say("the control plane ended the watch")),
+        End::Stream(Some(status)) => Err(connected.failed(&status)),
+    }
+}
+
+/// Until the reader goes away; the control plane may come and go.
+pub(in crate::cli) async fn watch_on(
+    connected: &Connected,
+    wanted: &Wanted,
+    format: Format,
+    from: Option<u64>,
+) -> Result<ExitCode, Failure> {
+    let mut printer = Printer::new(wanted, format);
+    printer.resumes = from.is_some();
+    let mut place = Place { revision: from, ..Place::default() };
+    let (mut pause, mut told, mut began) = (PAUSE_FIRST, false, false);
+    loop {
+        let before = place.events;
+        let status = match follow(connected, &mut printer, &mut place).await? {
+            End::Reader => return Ok(ExitCode::SUCCESS),
+            End::Stream(status) => status,
+        };
+        if place.events > before {
+            (pause, told, began) = (PAUSE_FIRST, false, true);
+        }
+        match status {
+            // What was there then is not known any more: all is told, and compared with what was.
+            Some(status) if status.code() == Code::OutOfRange && began => {
+                output::note("what changed meanwhile is not known any more; all is told again\n");
+                place = Place { events: place.events, ..Place::default() };
+                printer.begin_anew();
+                continue;
+            }
+            Some(status) if status.code() == Code::OutOfRange => {
+                let failure = connected.failed(&status);
+                return Err(failure.with_hint("without --from all there is is told first"));
+            }
+            Some(status) if !(began && is_passing(&status)) => {
+                return Err(connected.failed(&status));
+            }
+            None if !began => return Err(Failure::say("the control plane ended the watch")),
+            _ => {}
+        }
+        if !told {
+            told = true;
+            let at = place.revision.map_or_else(String::new, |at| format!(" after revision {at}"));
+            output::note(&format!("the control plane went away; going on{at} when it is back\n"));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Whether there may be a control plane again.
+fn is_passing(status: &Status) -> bool {
+    use Code::{Cancelled, Internal, Unavailable, Unknown};
+    matches!(status.code(), Unavailable | Cancelled | Unknown | Internal)
+}
+
+/// Between two tries to find the control plane again.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Up to where all has been told.
+#[derive(Debug, Default)]
+struct Place {
+    revision: Option<u64>,
+    store: String,
+    /// How many events have come.
+    events: u64,
+}
+
+/// Why a stream is over.
+enum End {
+    /// Nobody reads any more.
+    Reader,
+    /// It ended by itself, with this if it said anything.
+    Stream(Option<Status>),
+}
+
+async fn follow(
+    connected: &Connected,
+    printer: &mut Printer<'_>,
+    place: &mut Place,
+) -> Result<End, Failure> {
     let kinds = printer.kinds();
     // One namespace at the other end would leave out kinds that have none.
     let namespaced = kinds.iter().all(|kind| kind.namespaced());
+    let wanted = printer.wanted;
     let request = pb::WatchRequest {
         kinds: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
         namespace: wanted.namespace.clone().filter(|_| namespaced).unwrap_or_default(),
         selector: wanted.selector.clone(),
-        ..Default::default()
+        from_revision: place.revision,
+        store: place.store.clone(),
     };
-    let answer = connected.client.config().watch(request).await;
-    let mut events = answer.map_err(|status| connected.failed(&status))?.into_inner();
+    let mut events = match connected.client.config().watch(request).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Ok(End::Stream(Some(status))),
+    };
+    let mut synced = false;
     loop {
-        let event = events.message().await.map_err(|status| connected.failed(&status))?;
-        let Some(event) = event else {
-            return Err(Failure::say("the control plane ended the watch"));
+        let event = match events.message().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(End::Stream(None)),
+            Err(status) => return Ok(End::Stream(Some(status))),
         };
+        place.events += 1;
         let text = match event.event {
             Some(Event::Changed(resource)) => printer.changed(resource, clock::now()),
             Some(Event::Removed(id)) => printer.removed(&id, clock::now()),
-            Some(Event::Synced(_)) => printer.synced(),
+            Some(Event::Synced(_)) => {
+                synced = true;
+                printer.synced(clock::now())
+            }
             None => String::new(),
         };
+        if synced {
+            // The last that was told in whole: an event of a newer one may have others behind it.
+            let whole = matches!(place.revision, Some(at) if at < event.revision);
+            let at = if whole { event.revision.saturating_sub(1) } else { event.revision };
+            place.revision = Some(place.revision.unwrap_or_default().max(at));
+            place.store = event.store;
+        }
         if !text.is_empty() && !output::out_to_reader(&text)? {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(End::Reader);
         }
     }
 }
@@ -80,15 +189,29 @@ struct Printer<'a> {
     format: Format,
     /// What exists, so that one that goes can still be shown.
     known: BTreeMap<ResourceKey, pb::Resource>,
-    /// Whether all that there was at the start has come.
-    is_synced: bool,
+    /// Whether it begins with what changed, so that what is not known may have been there before.
+    resumes: bool,
+    /// What was there before all was told again, and was not told yet.
+    stale: Option<BTreeSet<ResourceKey>>,
     /// How wide each column of a kind's table has been.
     widths: BTreeMap<Kind, Vec<usize>>,
 }
 
 impl<'a> Printer<'a> {
     fn new(wanted: &'a Wanted, format: Format) -> Self {
-        Self { wanted, format, known: BTreeMap::new(), is_synced: false, widths: BTreeMap::new() }
+        Self {
+            wanted,
+            format,
+            known: BTreeMap::new(),
+            resumes: false,
+            stale: None,
+            widths: BTreeMap::new(),
+        }
+    }
+
+    /// All is told again: what is the same is not printed, and what does not come is gone.
+    fn begin_anew(&mut self) {
+        self.stale = Some(self.known.keys().cloned().collect());
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -120,23 +243,60 @@ impl<'a> Printer<'a> {
         let Some(key) = resource::key(&resource).filter(|key| self.is_wanted(key)) else {
             return String::new();
         };
-        let change = if self.known.contains_key(&key) { Change::Modified } else { Change::Added };
+        if let Some(stale) = &mut self.stale {
+            stale.remove(&key);
+        }
+        let version = |it: &pb::Resource| it.metadata.clone().unwrap_or_default().resource_version;
+        let change = match self.known.get(&key) {
+            // Told again, by a watch that begins anew or goes on.
+            Some(known) if version(known) == version(&resource) => return String::new(),
+            Some(_) => Change::Modified,
+            None if self.resumes => Change::Modified,
+            None => Change::Added,
+        };
         let text = self.line(change, &resource, now);
         self.known.insert(key, resource);
         text
     }
 
     fn removed(&mut self, id: &pb::ResourceId, now: SystemTime) -> String {
-        let known = ResourceKey::from_pb(id).and_then(|key| self.known.remove(&key));
-        known.map_or_else(String::new, |resource| self.line(Change::Deleted, &resource, now))
+        let Some(key) = ResourceKey::from_pb(id).filter(|key| self.is_wanted(key)) else {
+            return String::new();
+        };
+        match self.known.remove(&key) {
+            Some(resource) => self.line(Change::Deleted, &resource, now),
+            None if self.resumes => self.unknown_deleted(&key),
+            None => String::new(),
+        }
     }
 
-    fn synced(&mut self) -> String {
-        self.is_synced = true;
+    /// Of what went before it was ever seen there is but the name.
+    fn unknown_deleted(&self, key: &ResourceKey) -> String {
+        let change = Change::Deleted.name();
+        match self.format {
+            Format::Json => {
+                let mut metadata = serde_json::json!({ "name": key.name });
+                if !key.namespace.is_empty() {
+                    metadata["namespace"] = key.namespace.as_str().into();
+                }
+                let object = serde_json::json!({ "kind": key.kind, "metadata": metadata });
+                format!("{}\n", serde_json::json!({ "type": change, "object": object }))
+            }
+            Format::Yaml => format!("---\n# {change}\n# {key}\n"),
+            Format::Name => format!("{}/{}\n", key.kind.to_lowercase(), key.name),
+            Format::Table | Format::Wide => format!("{change:8}  {key}\n"),
+        }
+    }
+
+    fn synced(&mut self, now: SystemTime) -> String {
+        let gone = self.stale.take().unwrap_or_default();
+        let gone = gone.iter().map(|key| self.removed(&key.to_pb(), now));
+        let text: String = gone.collect();
+        // From now on it knows what is there, but for what it began without.
         if self.known.is_empty() && matches!(self.format, Format::Table | Format::Wide) {
             output::note("nothing yet; waiting for changes\n");
         }
-        String::new()
+        text
     }
 
     fn line(&mut self, change: Change, resource: &pb::Resource, now: SystemTime) -> String {
@@ -208,6 +368,12 @@ mod tests {
     };
 
     fn service(name: &str, port: u16) -> pb::Resource {
+        let mut resource = unversioned(name, port);
+        resource.metadata.as_mut().expect("set").resource_version = port.to_string();
+        resource
+    }
+
+    fn unversioned(name: &str, port: u16) -> pb::Resource {
         let text = format!(
             "{{apiVersion: outrigger.dev/v1, kind: Service, metadata: {{name: {name}, \
              namespace: shop}}, spec: {{ports: [{{port: {port}}}]}}}}"
@@ -224,7 +390,7 @@ mod tests {
         let wanted = wanted(Selection::Kinds(vec![Kind::Service]));
         let mut printer = Printer::new(&wanted, Format::Table);
         let mut text = printer.changed(service("orders", 9090), UNIX_EPOCH);
-        text.push_str(&printer.synced());
+        text.push_str(&printer.synced(UNIX_EPOCH));
         text.push_str(&printer.changed(service("orders", 9091), UNIX_EPOCH));
         let id = pb::ResourceId {
             kind: "Service".to_owned(),
@@ -252,5 +418,43 @@ DELETED   orders  9091   -
         let event: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(event["type"], "ADDED");
         assert_eq!(event["object"]["spec"]["ports"][0]["port"], 9090);
+    }
+
+    #[test]
+    fn what_is_told_again_is_printed_only_when_it_is_something_else() {
+        let wanted = wanted(Selection::Kinds(vec![Kind::Service]));
+        let mut printer = Printer::new(&wanted, Format::Name);
+        for name in ["a", "b", "c"] {
+            printer.changed(service(name, 1), UNIX_EPOCH);
+        }
+        printer.synced(UNIX_EPOCH);
+        printer.begin_anew();
+        assert_eq!(printer.changed(service("a", 1), UNIX_EPOCH), "");
+        assert_eq!(printer.changed(service("b", 2), UNIX_EPOCH), "service/b\n");
+        assert_eq!(printer.synced(UNIX_EPOCH), "service/c\n", "gone meanwhile");
+        assert_eq!(printer.synced(UNIX_EPOCH), "");
+    }
+
+    #[test]
+    fn of_what_went_since_a_revision_the_name_is_known() {
+        let wanted = wanted(Selection::Kinds(vec![Kind::Service]));
+        let id = pb::ResourceId {
+            kind: "Service".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "orders".to_owned(),
+        };
+        for (format, expected) in [
+            (Format::Table, "DELETED   Service shop/orders\n"),
+            (
+                Format::Json,
+                "{\"object\":{\"kind\":\"Service\",\"metadata\":{\"name\":\"orders\",\
+                 \"namespace\":\"shop\"}},\"type\":\"DELETED\"}\n",
+            ),
+        ] {
+            let mut printer = Printer::new(&wanted, format);
+            assert_eq!(printer.removed(&id, UNIX_EPOCH), "");
+            printer.resumes = true;
+            assert_eq!(printer.removed(&id, UNIX_EPOCH), expected);
+        }
     }
 }
