@@ -388,12 +388,13 @@ impl Link {
         let output = codec.output();
         let written = wire.poll_drain(&mut cx, output)?;
         let left = output.len();
-        codec.flushed(left);
         if left == 0 {
-            self.hub.give(std::mem::take(codec.output()));
-            if written == Written::All && codec.ends_output() {
-                wire.shut_down(&mut cx);
-            }
+            // Before the codec frees it: the next one that writes takes it.
+            self.hub.give(std::mem::take(output));
+        }
+        codec.flushed(left);
+        if left == 0 && written == Written::All && codec.ends_output() {
+            wire.shut_down(&mut cx);
         }
         Ok(written)
     }
