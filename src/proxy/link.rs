@@ -208,7 +208,12 @@ impl Link {
     }
 
     pub(super) fn send(self: &Rc<Self>, stream: u32, data: &[u8], end: bool) -> usize {
-        self.with(|codec| codec.send(stream, data, end))
+        let taken = self.with(|codec| codec.send(stream, data, end));
+        if end && !self.is_http2 {
+            // The end of a tunnel has no bytes: the sending half is shut down.
+            self.set_dirty();
+        }
+        taken
     }
 
     pub(super) fn trailers(self: &Rc<Self>, stream: u32, trailers: &HeaderBlock) {
