@@ -13,11 +13,17 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Bystanders, check_unharmed};
+use super::{
+    Bystanders, check_unharmed,
+    wire::{
+        self, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+        frame, settings,
+    },
+};
 use crate::harness::{App, SOON, StaticPair, echo_client, eventually, heavy, metrics};
 
 /// One-byte messages on one stream; a debug build takes its time for each.
-const MESSAGES: usize = if cfg!(debug_assertions) { 200_000 } else { 1_000_000 };
+const MESSAGES: usize = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
 /// A message of one byte, framed as gRPC does.
 const MESSAGE: &[u8] = &[0, 0, 0, 0, 1, b'x'];
 
@@ -79,6 +85,33 @@ async fn read(body: &mut RecvStream, most: usize) -> usize {
     all
 }
 
+/// Reads the body of stream 1 to its end, and gives credit for it. Libraries do not bear as many frames
+/// as their own window lets come.
+async fn read_raw(socket: &mut TcpStream) -> usize {
+    let (mut all, mut owed) = (0, 0_u32);
+    loop {
+        let mut head = [0; 9];
+        let read = timeout(SOON, socket.read_exact(&mut head)).await.expect("goes on");
+        read.expect("open");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        socket.read_exact(&mut payload).await.expect("open");
+        match head[3] {
+            DATA => (all, owed) = (all + payload.len(), owed + length),
+            HEADERS if head[4] & END_STREAM > 0 => return all,
+            HEADERS | SETTINGS | WINDOW_UPDATE | PING => {}
+            other => panic!("a frame of type {other} after {all} bytes: {payload:?}"),
+        }
+        if owed > 20_000 {
+            for stream in [0, 1] {
+                let credit = frame(WINDOW_UPDATE, 0, stream, &owed.to_be_bytes());
+                socket.write_all(&credit).await.expect("open");
+            }
+            owed = 0;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_million_messages_survive_a_reader_that_stalls() {
     let _turn = heavy().await;
@@ -86,10 +119,11 @@ async fn a_million_messages_survive_a_reader_that_stalls() {
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(chatty(listener));
     let Some(pair) = StaticPair::start(address).await else { return };
-    let mut sender = connect(pair.client.address("outbound")).await;
-    let (response, _) = sender.send_request(call("Count"), true).expect("open");
-    let mut body = response.await.expect("a head").into_body();
-    let mut all = read(&mut body, 1_000).await;
+    let mut socket = TcpStream::connect(pair.client.address("outbound")).await.expect("connects");
+    let body = frame(DATA, END_STREAM, 1, &[0; 5]);
+    let head = frame(HEADERS, END_HEADERS, 1, &wire::call("Count"));
+    let start = [PREFACE, &settings(&[]), &head, &body].concat();
+    socket.write_all(&start).await.expect("taken");
     // It reads nothing until nothing moves any more, so that every buffer on the way is full.
     let moved = async || {
         let seen = metrics(pair.server.address("metrics")).await;
@@ -103,10 +137,7 @@ async fn a_million_messages_survive_a_reader_that_stalls() {
         if spent <= 4 && under_way >= 1.0 { Ok(()) } else { Err(format!("{spent} {under_way}")) }
     })
     .await;
-    all += read(&mut body, usize::MAX).await;
-    assert_eq!(all, MESSAGES * MESSAGE.len());
-    let trailers = body.trailers().await.expect("an end").expect("trailers");
-    assert_eq!(trailers["grpc-status"], "0");
+    assert_eq!(read_raw(&mut socket).await, MESSAGES * MESSAGE.len());
     serving.abort();
     check_unharmed(&pair).await;
 }
@@ -143,21 +174,24 @@ async fn thousands_of_cancels_end_no_connection() {
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 2);
     let sender = connect(outbound).await;
-    // As a client that hedges its calls: some are answered, most are given up.
+    // As a client that has seen enough: most streams are given up when they have begun.
+    let count = Bytes::from_static(&[0, 0, 0, 0, 7, 10, 5, b'1', b'0', b'0', b'0', b'0', b'0']);
     let tries = (0..5_000).map(|index| {
-        let mut sender = sender.clone();
+        let (mut sender, count) = (sender.clone(), count.clone());
         async move {
             sender = sender.ready().await.expect("the connection stays");
-            let (response, mut stream) =
-                sender.send_request(call("Unary"), false).expect("the connection stays");
-            if index % 8 > 0 {
-                stream.send_reset(Reason::CANCEL);
-                return;
-            }
-            send_all(&mut stream, Bytes::from_static(&[0; 5]), true).await;
+            let method = if index % 8 > 0 { "Count" } else { "Unary" };
+            let message = if index % 8 > 0 { count } else { Bytes::from_static(&[0; 5]) };
+            let sent = sender.send_request(call(method), false);
+            let (response, mut stream) = sent.expect("the connection stays");
+            send_all(&mut stream, message, true).await;
             let mut body =
                 timeout(SOON, response).await.expect("in time").expect("a head").into_body();
-            assert_eq!(read(&mut body, usize::MAX).await, 5);
+            if index % 8 > 0 {
+                stream.send_reset(Reason::CANCEL);
+            } else {
+                assert_eq!(read(&mut body, usize::MAX).await, 5);
+            }
         }
     });
     stream::iter(tries).buffer_unordered(64).collect::<Vec<()>>().await;
