@@ -1,26 +1,23 @@
-//! How a sidecar comes by its identity: from its data directory, by a join token, and then by
-//! renewal; and how it learns whom to trust while it runs.
+//! How a sidecar comes by its identity at its start: from its data directory, or by a join token. What
+//! it does to keep it is in [`super::keeping`].
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use rustls_pki_types::CertificateDer;
 use tonic::{Code, Status};
 
-use super::client::{Client, ConnectError, TlsSource};
+use super::{
+    client::{ConnectError, is_credential_refused},
+    keeping::{self, Renewer, read_chain, read_trust},
+};
 use crate::{
     clock,
     identity::{
         JoinToken, csr,
         disk::{DataDirectory, DiskError},
-        rotation::{Renew, Renewed},
+        rotation::Renew,
     },
-    resource::pb,
-    spiffe::{self, BundleError, Svid, SvidError, TrustBundle},
-    tls::{self, ControlTrust, Identity, IdentityError},
+    spiffe::{self, BundleError, Svid, SvidError},
+    tls::{self, Identity, IdentityError, Trust},
     units::ServiceName,
 };
 
@@ -79,6 +76,25 @@ pub enum JoinError {
     Disk(#[from] DiskError),
 }
 
+impl JoinError {
+    /// Whether the control plane was there, and what it said will not change by asking again.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused(_)
+            | Self::Svid(_)
+            | Self::Bundle(_)
+            | Self::Identity(_)
+            | Self::OtherIdentity(_) => true,
+            Self::NoToken { .. }
+            | Self::OtherService { .. }
+            | Self::Connect(_)
+            | Self::Unreachable(_)
+            | Self::Csr(_)
+            | Self::Disk(_) => false,
+        }
+    }
+}
+
 /// What a sidecar joins with.
 #[derive(Debug)]
 pub struct Joining<'a> {
@@ -105,7 +121,13 @@ impl Joining<'_> {
             return Err(JoinError::OtherService { service: self.service.clone(), token });
         }
         if let Some(identity) = self.stored()? {
-            return self.usable(identity).await;
+            match self.usable(identity).await {
+                Err(error) if error.is_refusal() && self.token.is_some() => {
+                    let error = error.to_string();
+                    tracing::warn!(error, "the stored certificate is not renewed; joining anew");
+                }
+                usable => return usable,
+            }
         }
         let Some(token) = self.token else {
             let directory = self.disk.path().display().to_string();
@@ -151,12 +173,14 @@ impl Joining<'_> {
         }
         tracing::info!(id = %identity.id(), "the stored certificate has ended; renewing it");
         let identity = Arc::new(identity);
-        let renewer = Renewer::new(self.server, &identity);
+        let renewer = Renewer::new(self.server, &identity, None);
         let request = csr::make()?;
         let renewed = self.patiently(|| renewer.renew(&request.csr)).await?;
         let svid = Svid::new(renewed.chain, request.key, tls::provider())?;
-        let bundle = renewed.bundle.unwrap_or_else(|| (*identity.bundle()).clone());
-        let identity = Identity::new(svid, bundle)?;
+        let trust = renewed.trust;
+        let trust = trust.unwrap_or_else(|| Trust::of((*identity.bundle()).clone()));
+        let identity = Identity::new(svid, trust.bundle.clone())?;
+        identity.replace_trust(trust)?;
         self.store(&identity)?;
         Ok(identity)
     }
@@ -167,24 +191,16 @@ impl Joining<'_> {
     }
 
     async fn join(&self, token: &JoinToken) -> Result<Identity, JoinError> {
-        let trust = ControlTrust::RootHash(token.root_hash());
-        let config = tls::control_client(trust, None);
-        let client = Client::new(self.server, Arc::new(move || Arc::clone(&config)))?;
         let request = csr::make()?;
-        let join = pb::JoinRequest { token: token.to_text(), csr: request.csr.clone() };
-        let answer = self
-            .patiently(|| {
-                let (mut client, join) = (client.identity(), join.clone());
-                async move { client.join(join).await.map(tonic::Response::into_inner) }
-            })
-            .await?;
-        let bundle = answer.bundle.as_ref().ok_or(BundleError::Empty)?;
-        let bundle = read_bundle(bundle)?;
+        let answer = self.patiently(|| keeping::join(self.server, token, &request.csr)).await?;
+        let trust = read_trust(answer.bundle.as_ref().ok_or(BundleError::Empty)?)?;
         let svid = Svid::new(read_chain(answer.chain), request.key, tls::provider())?;
         if svid.id().service().as_ref() != Some(self.service) {
             return Err(JoinError::OtherIdentity(svid.id().to_string()));
         }
-        Ok(Identity::new(svid, bundle)?)
+        let identity = Identity::new(svid, trust.bundle.clone())?;
+        identity.replace_trust(trust)?;
+        Ok(identity)
     }
 
     /// Tries again while the control plane is not there or has too much to do, with growing jittered pauses. A refusal is
@@ -200,7 +216,7 @@ impl Joining<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
-            if !may_pass(status.code()) {
+            if !may_pass(status.code()) || is_credential_refused(&status) {
                 return Err(JoinError::Refused(status));
             }
             if self.patience.is_some_and(|patience| started.elapsed() >= patience) {
@@ -223,108 +239,4 @@ fn may_pass(code: Code) -> bool {
 /// Whether the control plane still takes it, be it for a renewal.
 pub fn is_renewable(svid: &Svid) -> bool {
     clock::now() <= svid.not_after() + tls::RENEW_EXPIRED_MAX
-}
-
-fn read_chain(chain: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {
-    chain.into_iter().map(CertificateDer::from).collect()
-}
-
-fn read_bundle(bundle: &pb::TrustBundleResponse) -> Result<TrustBundle, BundleError> {
-    TrustBundle::new(&bundle.trust_domain, read_chain(bundle.roots.clone()))
-}
-
-/// The TLS side of a client that calls as this identity: always with the newest SVID and roots.
-pub fn tls_source(identity: &Arc<Identity>) -> TlsSource {
-    let identity = Arc::clone(identity);
-    Arc::new(move || {
-        let trust = ControlTrust::Bundle(identity.bundle());
-        tls::control_client(trust, Some(&identity.svid()))
-    })
-}
-
-/// Renews by `IdentityService.Renew`. Each time on a connection of its own: one from before the last
-/// renewal would still show the certificate of that time.
-#[derive(Debug)]
-pub struct Renewer {
-    server: String,
-    identity: Arc<Identity>,
-}
-
-impl Renewer {
-    /// For [`crate::identity::rotation::keep`].
-    pub fn new(server: &str, identity: &Arc<Identity>) -> Self {
-        Self { server: server.to_owned(), identity: Arc::clone(identity) }
-    }
-}
-
-impl Renew for Renewer {
-    type Error = Status;
-
-    async fn renew(&self, csr: &[u8]) -> Result<Renewed, Status> {
-        let request = pb::RenewRequest { csr: csr.to_vec() };
-        let client = Client::new(&self.server, tls_source(&self.identity))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let answer = client.identity().renew(request).await?.into_inner();
-        let bundle = answer.bundle.as_ref().map(read_bundle).transpose();
-        let bundle = bundle.map_err(|error| Status::internal(format!("the new roots: {error}")))?;
-        if answer.spiffe_id != self.identity.id().as_str() {
-            return Err(Status::internal(format!("a certificate for {}", answer.spiffe_id)));
-        }
-        Ok(Renewed { chain: read_chain(answer.chain), bundle })
-    }
-}
-
-/// Keeps the trust bundle as the control plane says, until the future is dropped. Each stream is on
-/// a connection of its own, as with [`Renewer`].
-pub async fn keep_bundle(
-    server: &str,
-    identity: Arc<Identity>,
-    disk: Arc<DataDirectory>,
-) -> Infallible {
-    let mut pause = BACKOFF_FIRST;
-    loop {
-        let stream = async {
-            let client = Client::new(server, tls_source(&identity)).ok()?;
-            let stream = client.identity().trust_bundle(pb::TrustBundleRequest {}).await.ok()?;
-            Some((client, stream.into_inner()))
-        };
-        if let Some((_client, mut stream)) = stream.await {
-            while let Ok(Some(bundle)) = stream.message().await {
-                pause = BACKOFF_FIRST;
-                take_bundle(&bundle, &identity, &disk).await;
-            }
-        }
-        tokio::time::sleep(pause.mul_f64(fastrand::f64())).await;
-        pause = (pause * 2).min(BACKOFF_MAX);
-    }
-}
-
-async fn take_bundle(
-    bundle: &pb::TrustBundleResponse,
-    identity: &Arc<Identity>,
-    disk: &Arc<DataDirectory>,
-) {
-    let bundle = match read_bundle(bundle) {
-        Ok(bundle) if bundle == *identity.bundle() => return,
-        Ok(bundle) => bundle,
-        Err(error) => {
-            tracing::warn!(%error, "the control plane sent roots that are none; keeping the old");
-            return;
-        }
-    };
-    if let Err(error) = identity.replace_bundle(bundle.clone()) {
-        tracing::warn!(%error, "the control plane sent another mesh's roots; keeping the old");
-        return;
-    }
-    tracing::info!(?bundle, "trusting these roots from now on");
-    let disk = Arc::clone(disk);
-    let stored = tokio::task::spawn_blocking(move || disk.save_bundle(&bundle)).await;
-    if let Ok(Err(error)) = stored {
-        tracing::warn!(%error, "can not store the roots");
-    }
-}
-
-/// When the identity's SVID ends, for `status` and metrics.
-pub fn not_after(identity: &Identity) -> SystemTime {
-    identity.svid().not_after()
 }

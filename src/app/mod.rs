@@ -11,6 +11,7 @@ pub mod dev;
 pub mod discovery;
 pub mod environment;
 pub mod joining;
+pub mod keeping;
 pub mod logging;
 pub mod ports;
 pub mod run;

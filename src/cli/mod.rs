@@ -5,6 +5,7 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod apply;
+mod ca;
 mod check;
 mod completions;
 mod context;
@@ -13,15 +14,21 @@ mod delete;
 mod demo;
 mod describe;
 mod dev;
+mod diff;
 mod environment;
 mod get;
+mod guard;
 mod guarded;
 mod healthcheck;
+mod history;
+mod lines;
 mod manifest;
 mod output;
 mod remote;
+mod repeat;
 mod report;
 mod role;
+mod rollback;
 mod run;
 mod select;
 mod settle;
@@ -64,6 +71,8 @@ struct Cli {
 enum Command {
     /// Write resources: all of them, or none
     Apply(apply::Args),
+    /// Show the certificate authority, and exchange its root
+    Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
     Check(check::Args),
     /// Print what a shell needs to complete commands and flags
@@ -80,6 +89,8 @@ enum Command {
     Describe(describe::Args),
     /// Run a control plane and several services with their sidecars
     Dev(dev::Args),
+    /// Show what differs between revisions, or between the mesh and files
+    Diff(diff::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// List resources, or show some of them
@@ -90,6 +101,10 @@ enum Command {
     Guarded(guarded::Args),
     /// Ask the sidecar on this machine whether it is ready
     Healthcheck(healthcheck::Args),
+    /// Show who changed what, when and why
+    History(history::Args),
+    /// Make the configuration what it was at a revision
+    Rollback(rollback::Args),
     /// Run a command with a sidecar beside it
     Run(Box<run::Args>),
     /// Run one service of the demo's shop
@@ -151,6 +166,7 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
+            Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
             Self::Completions(args) => completions::run(&args, Cli::command()),
             Self::Context(args) => context::run(args),
@@ -159,10 +175,13 @@ impl Command {
             Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
+            Self::Diff(args) => wait(diff::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
+            Self::History(args) => wait(history::run(args)),
+            Self::Rollback(args) => wait(rollback::run(args)),
             Self::Run(args) => run::run(&args),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),

@@ -2,7 +2,7 @@
 //! method to yes or no, in one table. Methods are refused by default.
 //!
 //! The principal is named anew for each call, because a certificate may end while its connection
-//! lives; streams end with their certificate.
+//! lives or its root be dropped; streams end with either.
 
 use std::{
     net::SocketAddr,
@@ -14,11 +14,14 @@ use std::{
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
 
-use super::error;
+use super::{
+    error,
+    trust::{Tenure, Trust, Verdict},
+};
 use crate::{
     spiffe::{CREDENTIAL_PATH, SpiffeId},
     tls::{ControlCaller, Peer, control_caller},
@@ -34,6 +37,8 @@ pub(crate) struct Connection {
     pub remote: SocketAddr,
     /// The certificates that it proved, if any.
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// Whether they are still accepted.
+    pub verdict: Arc<Verdict>,
 }
 
 /// Who makes a call, in the extensions of the request.
@@ -53,7 +58,9 @@ pub(crate) enum Principal {
 
 impl Principal {
     /// Names the caller of a connection.
-    fn of(connection: &Connection, trust_domain: &str, now: SystemTime) -> Result<Self, Status> {
+    fn of(connection: &Connection, trust: &Trust, now: SystemTime) -> Result<Self, Status> {
+        connection.check(trust, now)?;
+        let trust_domain = trust.bundle.trust_domain();
         let caller = control_caller(connection.certificates.as_deref(), now)
             .map_err(|wrong| unauthenticated("CERTIFICATE_REFUSED", wrong.to_string()))?;
         let own = |peer: &Peer| peer.id.trust_domain() == trust_domain;
@@ -134,11 +141,6 @@ pub(crate) fn principal<T>(request: &tonic::Request<T>) -> Result<Principal, Sta
     principal.ok_or_else(|| error::internal("a call came around authentication"))
 }
 
-/// Until when a stream of this caller may live.
-pub(crate) fn not_after(principal: &Principal) -> Option<SystemTime> {
-    principal.peer().map(|peer| peer.not_after)
-}
-
 fn unauthenticated(reason: &str, message: impl Into<String>) -> Status {
     error::refused(Code::Unauthenticated, reason, message, &[])
 }
@@ -146,12 +148,12 @@ fn unauthenticated(reason: &str, message: impl Into<String>) -> Status {
 fn decide(
     connection: Option<&Connection>,
     path: &str,
-    trust_domain: &str,
+    trust: &Trust,
     now: SystemTime,
 ) -> Result<Principal, Status> {
     let connection =
         connection.ok_or_else(|| error::internal("a request without its connection"))?;
-    let principal = Principal::of(connection, trust_domain, now)?;
+    let principal = Principal::of(connection, trust, now)?;
     if principal.may_call(path) {
         return Ok(principal);
     }
@@ -183,7 +185,7 @@ fn denied(id: &SpiffeId, path: &str) -> Status {
 #[derive(Debug, Clone)]
 pub(crate) struct Authenticate<S> {
     pub inner: S,
-    pub trust_domain: Arc<str>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     /// The wall clock.
     pub now: fn() -> SystemTime,
     /// Places for the calls of strangers, who would else take those of everybody.
@@ -217,11 +219,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let connection = request.extensions().get::<Connection>();
-        let decision = decide(connection, request.uri().path(), &self.trust_domain, (self.now)());
+        let connection = request.extensions().get::<Connection>().cloned();
+        let trust = Arc::clone(&self.trust.borrow());
+        let decision = decide(connection.as_ref(), request.uri().path(), &trust, (self.now)());
         let admitted = decision.and_then(|it| Ok((self.place(&it)?, it)));
         match admitted {
             Ok((place, principal)) => {
+                if let (Some(connection), Some(peer)) = (connection, principal.peer()) {
+                    let (not_after, trust) = (peer.not_after, self.trust.clone());
+                    let tenure = Tenure { connection, not_after, trust, now: self.now };
+                    request.extensions_mut().insert(tenure);
+                }
                 request.extensions_mut().insert(principal);
                 let call = self.inner.call(request);
                 Box::pin(async move {

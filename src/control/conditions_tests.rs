@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::UNIX_EPOCH};
 use super::with_status;
 use crate::{
     control::{
+        auth::Connection,
         fleet::Fleet,
         sample::{resources, route, service, traffic_policy, workload, world},
         world::World,
@@ -103,7 +104,8 @@ fn programmed_follows_what_sidecars_say() {
     let workload = ResourceKey::new(Kind::Workload, "shop", "web-1");
     let web = ServiceName::new("web", "shop");
     let remote = ([127, 0, 0, 1], 1).into();
-    let seat = fleet.join(&workload, &web, "0.1.0", remote, UNIX_EPOCH);
+    let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+    let seat = fleet.join(&workload, &web, "0.1.0", &connection, UNIX_EPOCH);
     let subject = || service("shop/subject", "");
     let verdict = |expected: &str| {
         check(vec![subject()], &fleet, &["Accepted=True Accepted", expected]);

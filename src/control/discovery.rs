@@ -7,7 +7,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -21,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    auth::{self, Connection},
-    error,
+    auth, error,
     fleet::{Fleet, Seat},
     metrics::Metrics,
     refs,
@@ -30,6 +28,7 @@ use super::{
     scope::{Viewer, scope},
     state::State,
     trail::Interest,
+    trust::Tenure,
     world::World,
 };
 use crate::{
@@ -55,6 +54,8 @@ const BETWEEN_EACH: Duration = Duration::from_micros(200);
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 /// Services that one sidecar may use.
 const USES_MAX: usize = 10_000;
+/// Characters kept of a version of whom it trusts.
+const VERSION_MAX: usize = 64;
 /// Problems kept of one refusal.
 const PROBLEMS_MAX: usize = 20;
 /// Characters kept of each text of a problem.
@@ -84,11 +85,7 @@ impl DiscoveryService for Discovery {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let principal = auth::principal(&request)?;
         let peer = principal.workload()?.clone();
-        let remote = request
-            .extensions()
-            .get::<Connection>()
-            .map(|connection| connection.remote)
-            .ok_or_else(|| error::internal("a stream without its connection"))?;
+        let tenure = Tenure::of(&request)?;
         let inbound = request.into_inner();
         let (sender, receiver) = mpsc::channel(1);
         let start = Start {
@@ -99,7 +96,7 @@ impl DiscoveryService for Discovery {
             grace_until: self.grace_until,
             ending: self.ending.clone(),
             peer,
-            remote,
+            tenure,
             inbound,
             sender: sender.clone(),
         };
@@ -132,7 +129,7 @@ struct Start {
     grace_until: Instant,
     ending: CancellationToken,
     peer: Peer,
-    remote: SocketAddr,
+    tenure: Tenure,
     inbound: Streaming<pb::SubscribeRequest>,
     sender: mpsc::Sender<Result<pb::SubscribeResponse, Status>>,
 }
@@ -141,8 +138,6 @@ impl Start {
     async fn run(mut self) -> Result<(), Status> {
         let mut stream = self.begin().await?;
         let replaced = stream.seat.session().replaced.clone();
-        let certificate_ends = Instant::now()
-            + self.peer.not_after.duration_since(self.state.now()).unwrap_or_default();
         tokio::select! {
             ended = stream.run(&mut self.inbound, &self.sender) => ended,
             () = self.ending.cancelled() => Err(error::later(
@@ -157,12 +152,7 @@ impl Start {
                 "a newer stream of the same workload has taken over",
                 &[],
             )),
-            () = sleep_until(certificate_ends) => Err(error::refused(
-                Code::Unauthenticated,
-                "CERTIFICATE_EXPIRED",
-                "the certificate of this stream has expired; connect with the renewed one",
-                &[],
-            )),
+            why = self.tenure.clone().over() => Err(why),
         }
     }
 
@@ -181,10 +171,11 @@ impl Start {
             registration.key(),
             &service,
             &hello.version,
-            self.remote,
+            &self.tenure.connection,
             self.state.now(),
         );
-        tracing::info!(workload = %seat.session().key, %service, remote = %self.remote, "sidecar connected");
+        let remote = self.tenure.connection.remote;
+        tracing::info!(workload = %seat.session().key, %service, %remote, "sidecar connected");
         let held: BTreeMap<_, _> = hello
             .held
             .into_iter()
@@ -379,6 +370,7 @@ impl Stream {
             progress.phase = state.phase();
             progress.in_flight = state.in_flight;
             progress.certificate_expires_at = state.certificate_expires_at;
+            progress.trust_version = state.trust_version.chars().take(VERSION_MAX).collect();
         }
         self.fleet.report(self.seat.session(), Instant::now(), &state.traffic);
     }
@@ -416,6 +408,9 @@ impl Stream {
         self.seen = Some((world.trail.generation(), interest));
         let (delta, answered) = {
             let mut progress = self.seat.session().progress();
+            if progress.viewer != self.viewer {
+                progress.viewer = self.viewer.clone();
+            }
             let delta = progress.ledger.advance(&wanted, &self.kept);
             progress.seen_revision = world.revision;
             (delta, progress.settle(self.state.now()))

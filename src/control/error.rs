@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::store::StoreError;
+use crate::telemetry::chain;
 
 /// The domain of our `ErrorInfo` reasons.
 const DOMAIN: &str = "outrigger.dev";
@@ -49,18 +50,6 @@ pub(crate) fn store(error: &StoreError) -> Status {
 pub(crate) fn internal(what: &str) -> Status {
     tracing::error!(what, "defect");
     Status::internal("a defect of the control plane; its log says more")
-}
-
-/// An error with its sources as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

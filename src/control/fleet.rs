@@ -14,13 +14,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    auth::Connection,
     delta::Ledger,
+    scope::Viewer,
     state::pb_time,
-    traffic::{Counters, Window},
+    traffic::{Counters, WINDOW, Window},
 };
 use crate::{
     resource::{ResourceKey, pb},
@@ -67,7 +70,8 @@ struct Caller {
 /// One sidecar's stream.
 #[derive(Debug)]
 pub(crate) struct Session {
-    id: u64,
+    /// Unique among all streams since the start.
+    pub id: u64,
     /// The workload's key.
     pub key: ResourceKey,
     /// The service beside the sidecar.
@@ -76,6 +80,8 @@ pub(crate) struct Session {
     pub version: String,
     /// Where the stream comes from.
     pub remote: SocketAddr,
+    /// The certificates by which it came.
+    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
     /// When it began.
     pub connected_at: SystemTime,
     /// Cancelled when a newer stream of the same workload takes over.
@@ -92,6 +98,10 @@ pub(crate) struct Progress {
     pub in_flight: u32,
     /// As the sidecar last said.
     pub certificate_expires_at: Option<prost_types::Timestamp>,
+    /// The version of whom it trusts, as the sidecar last said.
+    pub trust_version: String,
+    /// Who it is, for what concerns it.
+    pub viewer: Viewer,
     /// What it was sent and what it made of it.
     pub ledger: Ledger,
     /// The newest revision of which it was sent all that concerns it.
@@ -168,7 +178,7 @@ impl Fleet {
         key: &ResourceKey,
         service: &ServiceName,
         version: &str,
-        remote: SocketAddr,
+        connection: &Connection,
         now: SystemTime,
     ) -> Seat {
         let session = Arc::new(Session {
@@ -176,7 +186,8 @@ impl Fleet {
             key: key.clone(),
             service: service.clone(),
             version: version.chars().take(64).collect(),
-            remote,
+            remote: connection.remote,
+            certificates: connection.certificates.clone(),
             connected_at: now,
             replaced: CancellationToken::new(),
             progress: Mutex::default(),
@@ -219,10 +230,20 @@ impl Fleet {
 
     /// What callers of each destination saw, by caller, and how far back that reaches.
     pub(crate) fn traffic(&self, now: Instant) -> Traffic {
+        self.traffic_since(now, WINDOW)
+    }
+
+    /// What is reported from now on is told apart from what was before.
+    pub(crate) fn cut(&self) {
+        lock(&self.windows).values_mut().for_each(|caller| caller.window.cut());
+    }
+
+    /// As [`Self::traffic`], of what was reported within this time.
+    pub(crate) fn traffic_since(&self, now: Instant, within: Duration) -> Traffic {
         let mut traffic = Traffic::default();
         for caller in lock(&self.windows).values() {
             traffic.reach = traffic.reach.max(caller.window.reach(now));
-            for (destination, counters) in caller.window.sums(now) {
+            for (destination, counters) in caller.window.sums_of(now, within) {
                 let of = traffic.by_destination.entry(destination.to_owned()).or_default();
                 of.entry(caller.service.to_string()).or_default().add(&counters);
             }
@@ -323,7 +344,10 @@ mod tests {
 
     use super::{Fleet, Seat};
     use crate::{
-        control::sample::{resources, service},
+        control::{
+            auth::Connection,
+            sample::{resources, service},
+        },
         resource::{Kind, ResourceKey, pb},
         units::ServiceName,
     };
@@ -331,7 +355,9 @@ mod tests {
     fn join(fleet: &Arc<Fleet>, workload: &str) -> Seat {
         let key = ResourceKey::new(Kind::Workload, "shop", workload);
         let service = ServiceName::new("orders", "shop");
-        fleet.join(&key, &service, "0.1.0", ([127, 0, 0, 1], 1).into(), UNIX_EPOCH)
+        let remote = ([127, 0, 0, 1], 1).into();
+        let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+        fleet.join(&key, &service, "0.1.0", &connection, UNIX_EPOCH)
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    sync::mpsc,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -17,18 +17,22 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     auth::{self, Connection, Principal},
+    ca::Ca,
     error,
+    fleet::Fleet,
     limit::Limiter,
     metrics::{Grounds, Metrics},
     state::{State, Writer, pb_time},
     store::{Batch, Superseded},
     tokens,
+    trust::Tenure,
 };
 use crate::{
-    identity::{Authority, CaError, Issued, JoinToken},
+    identity::{CaError, Issued, JoinToken},
     resource::pb::{self, identity_service_server::IdentityService},
-    spiffe::{SpiffeId, TrustBundle},
+    spiffe::SpiffeId,
     task,
+    telemetry::chain,
     tls::{Peer, RENEW_EXPIRED_MAX},
 };
 
@@ -46,12 +50,9 @@ const FAILED_JOINS: (f64, f64) = (20.0, 0.5);
 #[derive(Debug)]
 pub(crate) struct Issuing {
     pub state: Arc<State>,
-    pub authority: Arc<Authority>,
+    pub ca: Arc<Ca>,
+    pub fleet: Arc<Fleet>,
     pub metrics: Arc<Metrics>,
-    /// How long a certificate lasts.
-    pub leaf_ttl: Duration,
-    /// The roots to trust now.
-    pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// Cancelled when the control plane ends.
     pub ending: CancellationToken,
 }
@@ -76,19 +77,19 @@ impl Identities {
     async fn joined(&self, request: pb::JoinRequest) -> Result<Issued, Status> {
         let token = JoinToken::parse(&request.token)
             .map_err(|wrong| error::invalid("token", wrong.to_string()))?;
-        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
+        let ca = Arc::clone(&self.from.ca);
         let issues = Arc::clone(&self.issues);
         self.from
             .state
             .write(move |state, writer| {
                 let now = state.now();
                 let service = tokens::attest(writer, &token, &request.csr, now)?;
-                let id = SpiffeId::of_service(authority.trust_domain(), &service)
+                let id = SpiffeId::of_service(state.trust_domain(), &service)
                     .map_err(|_| error::internal("a token for what is no identity"))?;
                 issues.take(id.clone(), Instant::now()).map_err(too_often)?;
                 // A CSR that can not be signed costs no use, and what was signed leaves only after
                 // its use is on disk.
-                let issued = sign(&authority, &request.csr, &id, ttl, now)?;
+                let issued = sign(&ca, &request.csr, &id, now)?;
                 tokens::count(state, writer, &token, &request.csr)?;
                 tracing::info!(%id, token = token.id(), "joined");
                 Ok(issued)
@@ -99,13 +100,13 @@ impl Identities {
     /// By a certificate that has expired: only when it is the latest of its line, which is noted
     /// before the next one leaves.
     async fn renewed_expired(&self, csr: Vec<u8>, peer: Peer) -> Result<Issued, Status> {
-        let (authority, ttl) = (Arc::clone(&self.from.authority), self.from.leaf_ttl);
+        let ca = Arc::clone(&self.from.ca);
         self.from
             .state
             .write(move |state, writer| {
                 let now = state.now();
                 check_latest(writer, &peer, now)?;
-                let issued = sign(&authority, &csr, &peer.id, ttl, now)?;
+                let issued = sign(&ca, &csr, &peer.id, now)?;
                 supersede(state, writer, &peer, now)?;
                 tracing::info!(id = %peer.id, "renewed after its end");
                 Ok(issued)
@@ -117,7 +118,7 @@ impl Identities {
     /// disk that is full or slow must not let certificates end.
     async fn renewed(&self, csr: &[u8], peer: Peer) -> Result<Issued, Status> {
         let state = &self.from.state;
-        let issued = sign(&self.from.authority, csr, &peer.id, self.from.leaf_ttl, state.now())?;
+        let issued = sign(&self.from.ca, csr, &peer.id, state.now())?;
         let id = peer.id.clone();
         let note = state.write(move |state, writer| supersede(state, writer, &peer, state.now()));
         match timeout(NOTE_MAX, note).await {
@@ -135,7 +136,7 @@ impl Identities {
             chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
             spiffe_id: issued.id.to_string(),
             not_after: Some(pb_time(issued.not_after)),
-            bundle: Some(bundle_pb(&self.from.bundle.borrow())),
+            bundle: Some(self.from.ca.trust().borrow().to_pb(self.from.fleet.count())),
         })
     }
 }
@@ -184,24 +185,24 @@ impl IdentityService for Identities {
         &self,
         request: Request<pb::TrustBundleRequest>,
     ) -> Result<Response<Self::TrustBundleStream>, Status> {
-        let principal = auth::principal(&request)?;
-        let ends = auth::not_after(&principal).map_or(Duration::ZERO, |at| {
-            at.duration_since(self.from.state.now()).unwrap_or_default()
-        });
-        let ends = Instant::now() + ends;
+        let over = Tenure::of(&request)?.over();
         let (sender, receiver) = mpsc::channel(1);
-        let (mut bundle, ending) = (self.from.bundle.clone(), self.from.ending.clone());
+        let (mut trust, ending) = (self.from.ca.trust(), self.from.ending.clone());
+        let fleet = Arc::clone(&self.from.fleet);
         let _detached = task::spawn("trust bundle", async move {
+            tokio::pin!(over);
             loop {
-                let now = bundle_pb(&bundle.borrow_and_update());
+                let now = trust.borrow_and_update().to_pb(fleet.count());
                 if sender.send(Ok(now)).await.is_err() {
                     return;
                 }
                 tokio::select! {
-                    changed = bundle.changed() => if changed.is_err() { return },
+                    // Whom to trust now is told to whoever is not trusted any more, too.
+                    biased;
+                    changed = trust.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
                     () = ending.cancelled() => return,
-                    () = sleep_until(ends) => return,
+                    _ = &mut over => return,
                 }
             }
         });
@@ -209,27 +210,14 @@ impl IdentityService for Identities {
     }
 }
 
-fn bundle_pb(bundle: &TrustBundle) -> pb::TrustBundleResponse {
-    pb::TrustBundleResponse {
-        trust_domain: bundle.trust_domain().to_owned(),
-        roots: bundle.certificates().map(|der| der.to_vec()).collect(),
-    }
-}
-
-fn sign(
-    authority: &Authority,
-    csr: &[u8],
-    id: &SpiffeId,
-    ttl: Duration,
-    now: SystemTime,
-) -> Result<Issued, Status> {
-    authority.sign(csr, id, ttl, now).map_err(|failed| match failed {
+fn sign(ca: &Ca, csr: &[u8], id: &SpiffeId, now: SystemTime) -> Result<Issued, Status> {
+    ca.issuer().sign(csr, id, ca.leaf_ttl(), now).map_err(|failed| match failed {
         CaError::Csr(wrong) => error::invalid("csr", wrong.to_string()),
         CaError::Expired => {
             error::refused(Code::FailedPrecondition, "CA_EXPIRED", failed.to_string(), &[])
         }
         other => {
-            tracing::error!(error = %error::chain(&other), "can not sign");
+            tracing::error!(error = %chain(&other), "can not sign");
             Status::internal("the certificate could not be made; the control plane's log says more")
         }
     })

@@ -80,7 +80,7 @@ impl TlsConnection {
                 (Some(Box::pin(sleep(STRANGER_MAX))), Some(place))
             }
         };
-        let info = Connection { remote, certificates };
+        let info = Connection { remote, certificates, verdict: Arc::default() };
         Some(Self { stream, info, ends, _places: [Some(place), stranger] })
     }
 }

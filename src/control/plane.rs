@@ -12,11 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::Semaphore,
+    task::spawn_blocking,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,15 +23,18 @@ use tonic::Status;
 
 use super::{
     admin::Admin,
+    ca::{self, Ca},
     config::{self, Config},
     credential::CredentialFiles,
     discovery::Discovery,
     error,
     fleet::Fleet,
+    guard,
     issue::{Identities, Issuing},
     lease::Leases,
     metrics::Metrics,
     registry::Registry,
+    rotation,
     server::{self, Services, Surroundings},
     state::State,
     status::Facts,
@@ -42,11 +44,10 @@ use super::{
 use crate::{
     clock,
     identity::{
-        Authority, CaError,
+        Authority, CaError, Opened, Roots,
         disk::{DataDirectory, DiskError},
     },
     spiffe::{self, IdError, TrustBundle},
-    tls,
     units::ServiceName,
 };
 
@@ -140,9 +141,7 @@ struct Inner {
     registry: Arc<Registry>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
-    authority: Arc<Authority>,
-    bundle: watch::Sender<Arc<TrustBundle>>,
-    tls: Arc<ArcSwap<ServerConfig>>,
+    ca: Arc<Ca>,
     credential: CredentialFiles,
     started_at: SystemTime,
     // Last, so that nobody else opens the directory while anything above is still open.
@@ -163,10 +162,15 @@ impl ControlPlane {
             .map_err(|wrong| OpenError::TrustDomain(trust_domain.to_owned(), wrong))?;
         let directory = DataDirectory::open(&options.data)?;
         let state = State::open(&options.data.join(STORE_FILE), trust_domain, options.now)?;
-        let authority = authority(&options, now)?;
-        let credential = CredentialFiles::lay(&options.data, &authority, now)?;
-        let bundle = Arc::new(authority.bundle().clone());
-        let (config, _) = server_config(&authority, &bundle, &options, now)?;
+        let roots = roots(&options, now)?;
+        let credential = CredentialFiles::lay(&options.data, roots.issuer(), now)?;
+        let settings = ca::Settings {
+            data: options.data.clone(),
+            names: options.names.clone(),
+            leaf_ttl: options.leaf_ttl,
+            now: options.now,
+        };
+        let ca = Arc::new(Ca::new(settings, roots)?);
         let fleet = Arc::new(Fleet::default());
         let metrics = Arc::new(Metrics::new(&state, &fleet));
         Ok(Self {
@@ -175,9 +179,7 @@ impl ControlPlane {
                 state,
                 fleet,
                 metrics,
-                authority: Arc::new(authority),
-                bundle: watch::Sender::new(bundle),
-                tls: Arc::new(ArcSwap::new(config)),
+                ca,
                 credential,
                 started_at: now,
                 options,
@@ -193,12 +195,12 @@ impl ControlPlane {
 
     /// The roots that sidecars trust.
     pub fn bundle(&self) -> Arc<TrustBundle> {
-        Arc::clone(&self.inner.bundle.borrow())
+        Arc::clone(&self.inner.ca.trust().borrow().bundle)
     }
 
-    /// The SHA-256 of the root, as tokens carry it.
+    /// The SHA-256 of the root that issues, as tokens carry it.
     pub fn root_hash(&self) -> [u8; 32] {
-        self.inner.authority.root_hash()
+        self.inner.ca.issuer().root_hash()
     }
 
     /// The administrator's credential on disk.
@@ -262,8 +264,8 @@ impl ControlPlane {
         let ending = CancellationToken::new();
         let inner = &*self.inner;
         let surroundings = Surroundings {
-            tls: Arc::clone(&inner.tls),
-            trust_domain: inner.state.trust_domain().into(),
+            tls: inner.ca.tls(),
+            trust: inner.ca.trust(),
             metrics: Arc::clone(&inner.metrics),
             now: inner.options.now,
             ending: ending.clone(),
@@ -276,10 +278,14 @@ impl ControlPlane {
         };
         // On the heap, because the whole of the API is in it.
         let serving = Box::pin(server::serve(services, surroundings, listener, shutdown));
+        let (ca, fleet) = (Arc::clone(&inner.ca), Arc::clone(&inner.fleet));
+        let guards = Box::pin(guard::run(&inner.state, &inner.fleet));
         let ended = tokio::select! {
             ended = serving => ended,
             never = self.renew_own() => match never {},
             never = leases.run() => match never {},
+            never = guards => match never {},
+            never = rotation::drive(ca, fleet, leases.until()) => match never {},
         };
         leases.save().await;
         ended
@@ -292,10 +298,7 @@ impl ControlPlane {
             config: Config {
                 state: Arc::clone(state),
                 fleet: Arc::clone(fleet),
-                facts: Facts {
-                    started_at: inner.started_at,
-                    root_expires_at: inner.authority.not_after(),
-                },
+                facts: Facts { started_at: inner.started_at, ca: Arc::clone(&inner.ca) },
                 watches: Arc::new(Semaphore::new(config::WATCHES_MAX)),
                 ending: ending.clone(),
             },
@@ -309,66 +312,36 @@ impl ControlPlane {
             },
             identities: Identities::new(Issuing {
                 state: Arc::clone(state),
-                authority: Arc::clone(&inner.authority),
+                ca: Arc::clone(&inner.ca),
+                fleet: Arc::clone(fleet),
                 metrics: Arc::clone(metrics),
-                leaf_ttl: inner.options.leaf_ttl,
-                bundle: inner.bundle.subscribe(),
                 ending: ending.clone(),
             }),
-            admin: Admin { state: Arc::clone(state), root_hash: self.root_hash() },
+            admin: Admin { state: Arc::clone(state), ca: Arc::clone(&inner.ca) },
         }
     }
 
-    /// Renews the port's own certificate when half of its time is over.
+    /// Renews the port's own certificate, and what issues, when half of its time is over.
     async fn renew_own(&self) -> Infallible {
-        let inner = &*self.inner;
-        let now = inner.options.now;
-        let mut renew_at = now() + inner.options.leaf_ttl / 2;
+        let pause = RENEWAL_CHECK.min(self.inner.options.leaf_ttl / 4);
         loop {
-            sleep(RENEWAL_CHECK.min(inner.options.leaf_ttl / 4)).await;
-            if now() < renew_at {
-                continue;
-            }
-            let bundle = self.bundle();
-            match server_config(&inner.authority, &bundle, &inner.options, now()) {
-                Ok((config, next)) => {
-                    inner.tls.store(config);
-                    renew_at = next;
-                    tracing::info!("the port's certificate was renewed");
-                }
-                Err(failed) => {
-                    tracing::error!(error = %error::chain(&failed), "can not renew the port's certificate");
-                }
+            sleep(pause).await;
+            let ca = Arc::clone(&self.inner.ca);
+            if spawn_blocking(move || ca.renew()).await.is_err() {
+                tracing::error!("the renewal of the port's certificate panicked");
             }
         }
     }
 }
 
-/// The CA that was brought, the one on disk, or a new one.
-fn authority(options: &Options, now: SystemTime) -> Result<Authority, OpenError> {
-    let (data, trust_domain) = (&options.data, options.trust_domain.as_str());
-    let Some(root) = &options.root else {
-        return Ok(Authority::open(data, trust_domain, now)?);
-    };
-    let brought = Authority::from_pem(trust_domain, &root.certificates, &root.key, now)?;
-    if let Some(known) = Authority::load(data, trust_domain, now)?
-        && known.root_hash() != brought.root_hash()
-    {
-        return Err(OpenError::OtherRoot(data.clone()));
+/// The CA of the data directory, in which one that was brought may take the place of what issues.
+fn roots(options: &Options, now: SystemTime) -> Result<Roots, OpenError> {
+    let trust_domain = options.trust_domain.as_str();
+    let brought = options.root.as_ref();
+    let brought =
+        brought.map(|root| Authority::from_pem(trust_domain, &root.certificates, &root.key, now));
+    match Roots::open(&options.data, trust_domain, brought.transpose()?, now)? {
+        Opened::Roots(roots) => Ok(roots),
+        Opened::OtherRoot => Err(OpenError::OtherRoot(options.data.clone())),
     }
-    // Kept, so that a start without the flags goes on with it.
-    brought.save(data)?;
-    Ok(brought)
-}
-
-/// The port's TLS configuration with a new certificate, and when to make the next.
-fn server_config(
-    authority: &Authority,
-    bundle: &Arc<TrustBundle>,
-    options: &Options,
-    now: SystemTime,
-) -> Result<(Arc<ServerConfig>, SystemTime), CaError> {
-    let svid = authority.server_certificate(&options.names, options.leaf_ttl, now)?;
-    let left = svid.not_after().duration_since(now).unwrap_or_default();
-    Ok((tls::control_server(&svid, bundle), now + left / 2))
 }

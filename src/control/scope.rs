@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Who looks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Viewer {
     /// The service beside the sidecar; `None` for nothing but what all have.
     pub service: Option<ServiceName>,

@@ -7,7 +7,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tonic_health::ServingStatus;
@@ -24,6 +28,7 @@ use super::{
     layers::{Deadline, Trace},
     listen,
     metrics::Metrics,
+    trust::Trust,
 };
 use crate::resource::{
     DESCRIPTORS,
@@ -77,7 +82,7 @@ pub(crate) struct Services {
 /// What is around them.
 pub(crate) struct Surroundings {
     pub tls: Arc<ArcSwap<ServerConfig>>,
-    pub trust_domain: Arc<str>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     pub metrics: Arc<Metrics>,
     /// The wall clock.
     pub now: fn() -> SystemTime,
@@ -96,7 +101,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let Surroundings { tls, trust_domain, metrics, now, ending } = surroundings;
+    let Surroundings { tls, trust, metrics, now, ending } = surroundings;
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -110,7 +115,7 @@ pub(crate) async fn serve(
         .layer(layer_fn(|inner| Deadline { inner, after: CALL_MAX }))
         .layer(layer_fn(move |inner| Authenticate {
             inner,
-            trust_domain: Arc::clone(&trust_domain),
+            trust: trust.clone(),
             now,
             strangers: Arc::clone(&strangers),
         }))

@@ -1,12 +1,13 @@
 //! `Status`: how the mesh is, for people. It is put together when somebody asks, from the newest
 //! world, the connected sidecars and what callers saw in the last minutes.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{
+    ca::Ca,
     error,
     fleet::{Fleet, Traffic},
     key, refs,
@@ -25,12 +26,12 @@ use crate::{
 const UNKNOWN_MAX: usize = 100;
 
 /// What does not change while the control plane runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Facts {
     /// When it started.
     pub started_at: SystemTime,
-    /// When its root, or a CA certificate below it, ends.
-    pub root_expires_at: SystemTime,
+    /// Which knows when the root, or a CA certificate below it, ends.
+    pub ca: Arc<Ca>,
 }
 
 /// Reads the service that is asked for; `None` for all.
@@ -49,7 +50,7 @@ pub(crate) fn only(service: &str) -> Result<Option<ServiceName>, Status> {
 pub(crate) fn of(
     state: &State,
     fleet: &Fleet,
-    facts: Facts,
+    facts: &Facts,
     only: Option<ServiceName>,
     now: Instant,
 ) -> pb::StatusResponse {
@@ -70,7 +71,7 @@ pub(crate) fn of(
         services: services.into_values().collect(),
         sidecars,
         started_at: Some(pb_time(facts.started_at)),
-        root_expires_at: Some(pb_time(facts.root_expires_at)),
+        root_expires_at: Some(pb_time(facts.ca.not_after())),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tracing_ui: tracing_ui(&world),
         refusals: refusals(fleet, asked),

@@ -36,6 +36,8 @@ pub(crate) struct Window {
     last: HashMap<String, Counters>,
     /// Since when differences are known; `None` before the first report.
     since: Option<Instant>,
+    /// Whether the next report begins a slot of its own.
+    cut: bool,
     /// By destination, then by reason.
     onsets: BTreeMap<String, BTreeMap<String, Onset>>,
 }
@@ -181,7 +183,8 @@ impl Window {
         }
         self.last = last;
         self.forget(now);
-        match self.slots.back_mut().filter(|slot| now.duration_since(slot.at) < SLOT) {
+        let cut = std::mem::take(&mut self.cut);
+        match self.slots.back_mut().filter(|slot| !cut && now.duration_since(slot.at) < SLOT) {
             Some(slot) => {
                 for (destination, added) in counts {
                     slot.counts.entry(destination).or_default().add(&added);
@@ -230,10 +233,16 @@ impl Window {
         self.since.map_or(Duration::ZERO, |since| now.duration_since(since).min(WINDOW))
     }
 
-    /// The sum over the window, by destination.
-    pub(crate) fn sums(&self, now: Instant) -> BTreeMap<&str, Counters> {
+    /// What is reported from now on is told apart from what was before.
+    pub(crate) fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    /// The sum of what was reported within this time, at most the window's, by destination.
+    pub(crate) fn sums_of(&self, now: Instant, within: Duration) -> BTreeMap<&str, Counters> {
+        let within = within.min(WINDOW);
         let mut sums: BTreeMap<&str, Counters> = BTreeMap::new();
-        for slot in self.slots.iter().filter(|slot| now.duration_since(slot.at) <= WINDOW) {
+        for slot in self.slots.iter().filter(|slot| now.duration_since(slot.at) <= within) {
             for (destination, added) in &slot.counts {
                 sums.entry(destination).or_default().add(added);
             }
@@ -254,7 +263,7 @@ mod tests {
 
     use tokio::time::{Instant, advance};
 
-    use super::Window;
+    use super::{WINDOW, Window};
     use crate::resource::pb;
 
     fn traffic(total: u64, denied: u64, latency: &[u64]) -> Vec<pb::Traffic> {
@@ -269,7 +278,7 @@ mod tests {
 
     /// Total, denied and latencies over the window.
     fn seen(window: &Window) -> (u64, u64, Vec<u64>) {
-        let sums = window.sums(Instant::now());
+        let sums = window.sums_of(Instant::now(), WINDOW);
         let counters = sums.get("catalog.shop").cloned().unwrap_or_default();
         let denied = counters.failed.get("denied").copied().unwrap_or(0);
         (counters.total, denied, counters.latency)
@@ -342,7 +351,7 @@ mod tests {
         window.report(Instant::now(), &[]);
         let long = pb::Traffic { destination: "x".repeat(1 << 20), total: 1, ..Default::default() };
         window.report(Instant::now(), &[long]);
-        assert!(window.sums(Instant::now()).is_empty());
+        assert!(window.sums_of(Instant::now(), WINDOW).is_empty());
         for total in [u64::MAX, 0, u64::MAX] {
             window.report(Instant::now(), &traffic(total, total, &[total]));
         }

@@ -1,20 +1,19 @@
 //! `Watch`: what matches now, then every change. Like the sidecars' stream it is level-triggered:
-//! nothing queues up for a slow reader, who then sees the newest state and not each step to it.
+//! nothing queues up for a slow reader, who then sees the newest state and not each step to it. Whoever
+//! was away goes on from the revision that it saw last: the log says what there was then.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
-    conditions::with_status, error, filter::Filter, fleet::Fleet, key, state::State, world::World,
+    conditions::with_status, error, filter::Filter, fleet::Fleet, key, log, state::State,
+    world::World,
 };
 use crate::resource::{
-    ResourceKey,
+    Kind, ResourceKey,
     pb::{self, watch_response::Event},
 };
 
@@ -44,18 +43,53 @@ impl Watch {
         Self { state, fleet, filter, sender, sent: BTreeMap::new() }
     }
 
-    /// Tells changes until the reader is gone, `ends` is reached or `ending` is cancelled.
-    pub(crate) async fn run(mut self, ends: Instant, ending: CancellationToken) {
+    /// Goes on after a revision of an earlier stream instead of telling all. Blocks on the disk.
+    ///
+    /// # Errors
+    /// OUT_OF_RANGE when what was then is not known any more; when the store fails.
+    pub(crate) fn resume(&mut self, revision: u64, history: &str) -> Result<(), Status> {
+        let newest = self.state.newest().revision;
+        let reach = self.state.store().reach().map_err(|error| error::store(&error))?;
+        if !history.is_empty() && history != self.state.history() {
+            return Err(log::too_old(
+                "the store was put back from a copy since; its revisions count something else",
+                revision,
+                reach,
+                newest,
+            ));
+        }
+        let contents = self.state.store().contents([revision, revision]);
+        let ([Some(content), _], _) = contents.map_err(|error| error::store(&error))? else {
+            return Err(log::unreachable(revision, reach, newest));
+        };
+        self.sent = content
+            .iter()
+            .filter(|(key, resource)| self.filter.takes(key, resource))
+            .map(|(key, resource)| (key.clone(), key::version(resource).to_owned()))
+            .collect();
+        if [Kind::Workload, Kind::Service].iter().any(|kind| self.filter.takes_kind(*kind)) {
+            let gone = self.state.gone_since(revision).ok_or_else(|| {
+                let what = "which live workloads went since that revision is not known any more";
+                log::too_old(what, revision, reach, newest)
+            })?;
+            for key in gone.into_iter().filter(|key| self.filter.takes_key(key)) {
+                self.sent.entry(key).or_default();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells changes until the reader is gone, `over` says that his right is, or `ending` is cancelled.
+    pub(crate) async fn run(
+        mut self,
+        over: impl Future<Output = Status>,
+        ending: CancellationToken,
+    ) {
         let last = self.sender.clone();
         let why = tokio::select! {
             Gone = self.tell_all() => return,
             () = ending.cancelled() => Status::unavailable("the control plane is ending"),
-            () = sleep_until(ends) => error::refused(
-                Code::Unauthenticated,
-                "CERTIFICATE_EXPIRED",
-                "the certificate of this stream has expired",
-                &[],
-            ),
+            why = over => why,
         };
         // A reader too slow for it sees the stream end without a reason.
         let _told = last.try_send(Err(why));
@@ -111,7 +145,11 @@ impl Watch {
     }
 
     async fn send(&self, world: &World, event: Event) -> Result<(), Gone> {
-        let message = pb::WatchResponse { revision: world.revision, event: Some(event) };
+        let message = pb::WatchResponse {
+            revision: world.revision,
+            event: Some(event),
+            store: self.state.history().to_owned(),
+        };
         self.sender.send(Ok(message)).await.map_err(|_| Gone)
     }
 }

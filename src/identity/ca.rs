@@ -6,7 +6,7 @@
 use std::{
     fmt,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -20,10 +20,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use super::{
     csr::{self, CsrError},
     disk::{self, DiskError},
+    root::{self, RootKey},
 };
 use crate::{
     spiffe::{
-        self, BundleError, IdError, Leaf, LeafError, SpiffeId, Svid, SvidError, TrustBundle, hex,
+        self, BundleError, IdError, Leaf, LeafError, SpiffeId, Svid, SvidError, TrustBundle,
         may_sign_der, sha256,
     },
     tls::{self, Role, Untrusted},
@@ -31,8 +32,6 @@ use crate::{
 
 /// How long before now a certificate begins, for peers whose clocks are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
-/// How long a root that we make ourselves lasts: ten years.
-const ROOT_TTL: Duration = Duration::from_hours(24 * 3652);
 /// Key and certificates in one file, so that no crash leaves one without the other.
 const FILE: &str = "authority.pem";
 /// The root alone, for people and other programs.
@@ -97,6 +96,9 @@ pub enum CaError {
     /// What it signs does not lead to its root.
     #[error("what the CA signs is not accepted: {0}")]
     NotAccepted(Untrusted),
+    /// A file of the CA is not what was written.
+    #[error("{} is damaged", .0.display())]
+    Damaged(PathBuf),
     /// The CA's files.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -112,25 +114,13 @@ pub enum CaError {
 }
 
 impl Authority {
-    /// A new self-signed root: ECDSA P-256, ten years.
+    /// A new self-signed root that signs leaves itself: ECDSA P-256, ten years.
     ///
     /// # Errors
     /// When the trust domain is malformed or the system gives no random numbers.
     pub fn create(trust_domain: &str, now: SystemTime) -> Result<Self, CaError> {
-        let key = KeyPair::generate().map_err(made)?;
-        let mut root = CertificateParams::default();
-        let serial = random_serial()?;
-        root.distinguished_name = organization();
-        let name = format!("mesh root {}", hex(&serial[..4]));
-        root.distinguished_name.push(DnType::CommonName, name);
-        root.serial_number = Some(SerialNumber::from_slice(&serial));
-        root.not_before = (now - BACKDATE).into();
-        root.not_after = (now + ROOT_TTL).into();
-        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        root.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}").parse()?)?];
-        let certificate = root.self_signed(&key).map_err(made)?;
-        Self::new(trust_domain, vec![certificate.der().clone()], key, now)
+        let (key, root) = RootKey::create(trust_domain, now)?.into_parts();
+        Self::new(trust_domain, vec![root], key, now)
     }
 
     /// A CA that was made elsewhere: its certificate first, then those above it up to the root.
@@ -153,24 +143,11 @@ impl Authority {
         Self::new(trust_domain, chain, key, now)
     }
 
-    /// The CA of a data directory; made and stored when there is none yet.
+    /// The CA of a data directory, if it has one.
     ///
     /// # Errors
     /// As [`Authority::from_pem`], and when the directory can not be used or others can read the
     /// key.
-    pub fn open(directory: &Path, trust_domain: &str, now: SystemTime) -> Result<Self, CaError> {
-        if let Some(authority) = Self::load(directory, trust_domain, now)? {
-            return Ok(authority);
-        }
-        let authority = Self::create(trust_domain, now)?;
-        authority.save(directory)?;
-        Ok(authority)
-    }
-
-    /// The CA of a data directory, if it has one.
-    ///
-    /// # Errors
-    /// As [`Authority::open`].
     pub fn load(
         directory: &Path,
         trust_domain: &str,
@@ -188,14 +165,18 @@ impl Authority {
     /// # Errors
     /// When the directory can not be written.
     pub fn save(&self, directory: &Path) -> Result<(), CaError> {
-        let chain: String = self.chain.iter().map(|der| spiffe::certificate_pem(der)).collect();
-        let text = format!("{}{chain}", self.issuer.key().serialize_pem());
-        disk::write_private(&directory.join(FILE), text.as_bytes())?;
+        disk::write_private(&directory.join(FILE), self.to_pem().as_bytes())?;
         disk::write_public(&directory.join(ROOT_FILE), self.bundle.to_pem().as_bytes())?;
         Ok(())
     }
 
-    fn new(
+    /// Key and certificates as [`Authority::from_pem`] reads them: a secret.
+    pub(super) fn to_pem(&self) -> String {
+        let chain: String = self.chain.iter().map(|der| spiffe::certificate_pem(der)).collect();
+        format!("{}{chain}", self.issuer.key().serialize_pem())
+    }
+
+    pub(super) fn new(
         trust_domain: &str,
         chain: Vec<CertificateDer<'static>>,
         key: KeyPair,
@@ -244,20 +225,22 @@ impl Authority {
     }
 
     /// The control plane's own SVID with the host names and addresses by which other clients than
-    /// ours know it. Its chain ends in the root, whose hash join tokens carry.
+    /// ours know it. Its chain ends in the root, whose hash join tokens carry; `links` come before it
+    /// and lead to another root, for those who know only that one.
     ///
     /// # Errors
     /// When a name is no host name or address, or the CA expired.
     pub fn server_certificate(
         &self,
         names: &[String],
+        links: &[CertificateDer<'static>],
         ttl: Duration,
         now: SystemTime,
     ) -> Result<Svid, CaError> {
         let id = spiffe::control_plane(&self.trust_domain)?;
         let names: Result<Vec<_>, _> = names.iter().map(|name| host_name(name)).collect();
         let mut svid = self.issue_with_key(&id, &names?, ttl, now)?;
-        svid.0.extend(self.chain.last().cloned());
+        svid.0.extend(links.iter().chain(self.chain.last()).cloned());
         Ok(Svid::new(svid.0, svid.1, tls::provider())?)
     }
 
@@ -269,6 +252,52 @@ impl Authority {
         let id = spiffe::credential(&self.trust_domain, name)?;
         let (chain, key) = self.issue_with_key(&id, &[], ttl, now)?;
         Ok(Svid::new(chain, key, tls::provider())?)
+    }
+
+    /// Its key's signature for the root of another CA, with which whoever trusts this one accepts
+    /// what that one signs: the other root's certificate signed by this CA, then this CA's own.
+    /// Empty where that is not accepted, as by a CA that may sign leaves only.
+    ///
+    /// # Errors
+    /// When no certificate can be made.
+    pub fn vouch_for(
+        &self,
+        other: &Self,
+        now: SystemTime,
+    ) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        let root = other.root();
+        let Some(subject) = root::subject(root) else { return Ok(Vec::new()) };
+        let not_after = spiffe::not_after(root)?;
+        let mut crossed = authority_params(now, not_after.min(self.not_after))?;
+        crossed.distinguished_name = subject;
+        let key = root::public_key(root)?;
+        let crossed = crossed.signed_by(&key, &self.issuer).map_err(made)?;
+        let links: Vec<_> = std::iter::once(crossed.der()).chain(&self.chain).cloned().collect();
+        let probe = spiffe::control_plane(&self.trust_domain)?;
+        let (mut chain, _) = other.issue_with_key(&probe, &[], Duration::from_secs(60), now)?;
+        chain.extend(links.iter().cloned());
+        let accepted = tls::verify(&chain, &self.bundle, Role::Server, now);
+        Ok(if accepted.is_ok() { links } else { Vec::new() })
+    }
+
+    /// The certificate that signs, and from when until when it is valid.
+    ///
+    /// # Errors
+    /// Never, for one that was read before.
+    pub fn issuing(&self) -> Result<(&CertificateDer<'static>, SystemTime, SystemTime), CaError> {
+        let issuing = self.chain.first().ok_or(BundleError::Empty)?;
+        let (from, until) = spiffe::validity(issuing)?;
+        Ok((issuing, from, until))
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &CertificateDer<'static> {
+        self.chain.last().expect("a CA has at least one certificate")
+    }
+
+    /// Its certificates: that which signs first, the root last.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// `mesh.local`
@@ -283,7 +312,7 @@ impl Authority {
 
     /// The SHA-256 of the root certificate, for join tokens.
     pub fn root_hash(&self) -> [u8; 32] {
-        self.chain.last().map(|der| sha256(der)).unwrap_or_default()
+        sha256(self.root())
     }
 
     /// When the first certificate of its chain ends.
@@ -349,12 +378,27 @@ pub(super) fn private_key(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(key.serialize_der().into())
 }
 
+/// What every CA certificate of ours says.
+pub(super) fn authority_params(
+    now: SystemTime,
+    not_after: SystemTime,
+) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = not_after.into();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
 #[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
-fn made(error: rcgen::Error) -> CaError {
+pub(super) fn made(error: rcgen::Error) -> CaError {
     CaError::Make(error.to_string())
 }
 
-fn organization() -> DistinguishedName {
+pub(super) fn organization() -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Outrigger");
     name
@@ -369,7 +413,7 @@ fn random_serial() -> Result<[u8; 16], CaError> {
     Ok(serial)
 }
 
-fn uri(id: &SpiffeId) -> Result<SanType, CaError> {
+pub(super) fn uri(id: &SpiffeId) -> Result<SanType, CaError> {
     Ok(SanType::URI(id.as_str().try_into().map_err(made)?))
 }
 

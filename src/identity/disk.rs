@@ -172,13 +172,7 @@ impl DataDirectory {
     /// # Errors
     /// When they are there and can not be removed.
     pub fn forget_last_good(&self) -> Result<(), DiskError> {
-        let path = self.path.join(LAST_GOOD_FILE);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &path, source))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.path.join(LAST_GOOD_FILE))
     }
 
     /// The resources that were stored last, if any.
@@ -204,6 +198,19 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 /// When it can not be written; the old file is whole then.
 pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     replace(path, bytes, 0o644).map_err(|source| io_error("write", path, source))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// When it is there and can not be removed.
+pub fn remove(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path, source))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a secret; `None` when there is no such file.

@@ -7,12 +7,18 @@
 mod ca;
 pub mod csr;
 pub mod disk;
+mod exchange;
 mod files;
+mod root;
+mod roots;
 pub mod rotation;
 mod token;
 
 pub use ca::{Authority, BACKDATE, CaError, Issued};
+pub use exchange::{Phase, Rotation, RotationError};
 pub use files::{Files, FilesError};
+pub use root::RootKey;
+pub use roots::{Opened, Roots};
 pub use token::{JoinToken, TokenError, secret_matches};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! An SVID is renewed at a random moment between 50 and 60 % of its life, so that sidecars that
 //! started together do not come back together, and half of its life is left for a control plane
-//! that is away. Failures are tried again with exponential backoff and full jitter, bounded by what
+//! that is away. Before that time it is renewed when the mesh's root is exchanged ([`Wish`]). Failures are tried again with exponential backoff and full jitter, bounded by what
 //! is left; after the end it goes on, since the control plane renews for 72 hours more. Time and
 //! randomness are arguments of everything but the loop's own waits.
 
@@ -15,12 +15,13 @@ use std::{
 };
 
 use rustls_pki_types::CertificateDer;
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{ca::BACKDATE, csr, disk::DataDirectory};
 use crate::{
     spiffe::{Svid, TrustBundle},
-    tls::{self, Identity, Role},
+    telemetry::chain,
+    tls::{self, Identity, Role, Trust},
 };
 
 /// The earliest and latest moment of renewal, as shares of an SVID's life.
@@ -58,8 +59,21 @@ pub trait Renew {
 pub struct Renewed {
     /// Leaf first, without the root.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The roots to trust from now on; absent: as before.
-    pub bundle: Option<TrustBundle>,
+    /// Whom to trust from now on; absent: as before.
+    pub trust: Option<Trust>,
+}
+
+/// From which root the control plane issues now, as it last said: an SVID of another root is renewed
+/// before its time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The root's SHA-256; `None`: any will do.
+    pub issuer: Option<[u8; 32]>,
+    /// A random time up to this goes by first, so that a whole mesh does not come at once.
+    pub within: Duration,
+    /// Counts how often the control plane has refused the SVID: renewed at once, by whatever else
+    /// there is.
+    pub refused: u32,
 }
 
 /// How one renewal ended, for metrics and `status`; the log has it already.
@@ -119,19 +133,29 @@ pub async fn keep(
     renewer: impl Renew,
     disk: Option<Arc<DataDirectory>>,
     sources: Sources,
+    mut wish: watch::Receiver<Wish>,
     mut observe: impl FnMut(Outcome),
 ) -> Infallible {
     let mut failures: u32 = 0;
+    // What was wished for at the last renewal: asking again would bring the same.
+    let mut tried = Wish::default();
     loop {
         let svid = identity.svid();
         let at = renew_at(svid.not_before(), svid.not_after(), (sources.random)());
         if failures == 0 {
             tokio::time::sleep(WAIT_MIN).await;
-            wait_until(at, sources.now).await;
+            tokio::select! {
+                () = wait_until(at, sources.now) => {}
+                within = wished(&mut wish, &identity, &tried, sources.now) => {
+                    tokio::time::sleep(within.mul_f64((sources.random)().clamp(0.0, 1.0))).await;
+                }
+            }
         }
+        let wanted = wish.borrow().clone();
         match renew_once(&identity, &renewer, disk.as_ref(), sources.now).await {
             Ok(()) => {
                 failures = 0;
+                tried = wanted;
                 let not_after = identity.svid().not_after();
                 observe(Outcome::Renewed { not_after });
             }
@@ -145,6 +169,39 @@ pub async fn keep(
             }
         }
     }
+}
+
+/// Waits until another issuer is wished for than that of the SVID, and says over how long its
+/// renewal may be spread.
+async fn wished(
+    wish: &mut watch::Receiver<Wish>,
+    identity: &Identity,
+    tried: &Wish,
+    now: fn() -> SystemTime,
+) -> Duration {
+    loop {
+        {
+            let wish = wish.borrow_and_update();
+            if wish.refused != tried.refused {
+                return Duration::ZERO;
+            }
+            if let Some(root) = wish.issuer
+                && tried.issuer != Some(root)
+                && !is_of(&identity.svid(), &identity.bundle(), &root, now())
+            {
+                return wish.within;
+            }
+        }
+        if wish.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Whether that one of the trusted roots vouches for the SVID.
+fn is_of(svid: &Svid, bundle: &TrustBundle, root: &[u8; 32], now: SystemTime) -> bool {
+    let only = bundle.filtered(|known| known == root);
+    only.is_some_and(|only| tls::verify(svid.chain(), &only, Role::Server, now).is_ok())
 }
 
 async fn wait_until(at: SystemTime, now: fn() -> SystemTime) {
@@ -163,17 +220,25 @@ async fn renew_once(
     disk: Option<&Arc<DataDirectory>>,
     now: fn() -> SystemTime,
 ) -> Result<(), String> {
-    let request = csr::make().map_err(chain_text)?;
+    let request = csr::make().map_err(told)?;
+    let version = identity.trust_version();
     let renewed = tokio::time::timeout(ATTEMPT_MAX, renewer.renew(&request.csr)).await;
     let renewed = renewed.map_err(|_| format!("no answer within {} s", ATTEMPT_MAX.as_secs()))?;
-    let renewed = renewed.map_err(chain_text)?;
-    let svid = Svid::new(renewed.chain, request.key, tls::provider()).map_err(chain_text)?;
-    let bundle = renewed.bundle.unwrap_or_else(|| (*identity.bundle()).clone());
+    let renewed = renewed.map_err(told)?;
+    let svid = Svid::new(renewed.chain, request.key, tls::provider()).map_err(told)?;
+    // What was heard of the roots meanwhile is newer than this answer.
+    let trust = renewed.trust.filter(|_| identity.trust_version() == version);
+    let bundle = match &trust {
+        Some(trust) => trust.bundle.clone(),
+        None => (*identity.bundle()).clone(),
+    };
     // One that peers would refuse must not take the place of one that works.
-    tls::verify(svid.chain(), &bundle, Role::Server, now()).map_err(chain_text)?;
+    tls::verify(svid.chain(), &bundle, Role::Server, now()).map_err(told)?;
     // Roots first: peers may already show what only the new ones accept.
-    identity.replace_bundle(bundle).map_err(chain_text)?;
-    identity.replace_svid(svid).map_err(chain_text)?;
+    if let Some(trust) = trust {
+        identity.replace_trust(trust).map_err(told)?;
+    }
+    identity.replace_svid(svid).map_err(told)?;
     if let Some(disk) = disk {
         store(identity, disk).await;
     }
@@ -187,21 +252,15 @@ async fn store(identity: &Identity, disk: &Arc<DataDirectory>) {
     match spawn_blocking(write).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(error = chain_text(error), "can not store the certificate");
+            tracing::warn!(error = told(error), "can not store the certificate");
         }
         Err(error) => tracing::error!(%error, "can not store the certificate"),
     }
 }
 
-fn chain_text(error: impl Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+fn told(error: impl Error) -> String {
+    chain(&error)
 }
 
 #[cfg(test)]
@@ -215,13 +274,13 @@ mod tests {
         time::{Duration, SystemTime, UNIX_EPOCH},
     };
 
-    use tokio::time::Instant;
+    use tokio::{sync::watch, time::Instant};
 
-    use super::{Outcome, Renew, Renewed, Sources, WAIT_MIN, keep, renew_at, retry_after};
+    use super::{Outcome, Renew, Renewed, Sources, WAIT_MIN, Wish, keep, renew_at, retry_after};
     use crate::{
         identity::{Authority, csr, disk::DataDirectory},
         spiffe::{SpiffeId, Svid},
-        tls::{self, Identity},
+        tls::{self, Identity, Trust},
     };
 
     const HOUR: Duration = Duration::from_hours(1);
@@ -294,9 +353,13 @@ mod tests {
             }
             self.keys.lock().expect("whole").push(csr.to_vec());
             let issued = self.authority.sign(csr, &id(self.names), 10 * HOUR, now());
-            let bundle = Some(self.authority.bundle().clone());
-            Ok(Renewed { chain: issued.expect("signed").chain, bundle })
+            let trust = Some(Trust::of(self.authority.bundle().clone()));
+            Ok(Renewed { chain: issued.expect("signed").chain, trust })
         }
+    }
+
+    fn no_wish() -> watch::Receiver<Wish> {
+        watch::channel(Wish::default()).1
     }
 
     fn id(service: &str) -> SpiffeId {
@@ -325,6 +388,7 @@ mod tests {
             Arc::clone(&plane),
             Some(Arc::clone(&disk)),
             SOURCES,
+            no_wish(),
             |outcome| outcomes.push((outcome, now())),
         );
         tokio::time::timeout(12 * HOUR, kept).await.expect_err("never ends");
@@ -345,7 +409,7 @@ mod tests {
         let (plane, identity) = plane(3, "orders");
         let before = identity.svid();
         let mut outcomes = Vec::new();
-        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, |outcome| {
+        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, no_wish(), |outcome| {
             if matches!(outcome, Outcome::Failed { .. }) {
                 assert_eq!(identity.svid().chain(), before.chain());
             }
@@ -362,11 +426,35 @@ mod tests {
         let (plane, identity) = plane(0, "payments");
         let before = identity.svid();
         let mut failures = 0;
-        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, |outcome| {
+        let kept = keep(Arc::clone(&identity), plane, None, SOURCES, no_wish(), |outcome| {
             failures += u32::from(matches!(outcome, Outcome::Failed { .. }));
         });
         tokio::time::timeout(6 * HOUR, kept).await.expect_err("never ends");
         assert!(failures > 3);
         assert_eq!(identity.svid().chain(), before.chain());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_svid_of_another_root_than_wished_for_is_renewed_at_once_and_once() {
+        let (plane, identity) = plane(0, "orders");
+        let roots = |of: &Plane| of.authority.root_hash();
+        let own = roots(&plane);
+        let (sender, wish) = watch::channel(Wish { issuer: Some(own), ..Wish::default() });
+        let mut renewed = Vec::new();
+        {
+            let kept = keep(Arc::clone(&identity), plane, None, SOURCES, wish, |_| {
+                renewed.push(now());
+            });
+            let mut kept = std::pin::pin!(kept);
+            let minute = Duration::from_secs(60);
+            tokio::time::timeout(minute, kept.as_mut()).await.expect_err("never ends");
+            // A root that this control plane can not issue from: asked once, not again and again.
+            let within = Duration::from_secs(10);
+            sender.send_replace(Wish { issuer: Some([7; 32]), within, refused: 0 });
+            tokio::time::timeout(HOUR, kept.as_mut()).await.expect_err("never ends");
+        }
+        assert_eq!(renewed.len(), 1, "{renewed:?}");
+        let after = renewed[0].duration_since(base()).expect("later");
+        assert!((64..67).contains(&after.as_secs()), "half of the ten seconds: {after:?}");
     }
 }

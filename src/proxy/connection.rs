@@ -39,7 +39,7 @@ use crate::{
     clock,
     task::{self, DrainGuard},
     telemetry::Direction,
-    tls::{self, Identity, Peer, Role, Sni},
+    tls::{self, Identity, Peer, Role, Sni, Standing},
     units::ServiceName,
 };
 
@@ -345,6 +345,7 @@ async fn live<C>(
     let (mut draining, mut retiring) =
         (pin!(origin.counts.guard.signalled()), pin!(sleep_until(retire_at)));
     let (mut ended, mut distrusted) = (pin!(expiry::wall(not_after)), pin!(distrusted(&proof)));
+    let mut unwanted = pin!(unwanted(&proof));
     let mut first_head = pin!(sleep_until(first_head_by));
     let (mut asked, mut waiting) = (false, true);
     loop {
@@ -367,6 +368,10 @@ async fn live<C>(
                 asked = true;
                 end_in_order(connection.as_mut());
             }
+            () = &mut unwanted, if !asked => {
+                asked = true;
+                end_in_order(connection.as_mut());
+            }
             () = &mut first_head, if waiting => {
                 waiting = false;
                 if origin.requests.get() == 0 && (!origin.http2 || origin.is_stranger()) {
@@ -380,6 +385,20 @@ async fn live<C>(
             }
         }
     }
+}
+
+/// Waits until the peer's root is about to be dropped: the connection is to be replaced before.
+async fn unwanted(proof: &Option<Proof>) {
+    let Some(proof) = proof else { return std::future::pending().await };
+    let mut changed = proof.identity.subscribe();
+    while changed.changed().await.is_ok() {
+        let standing = proof.identity.standing(&proof.chain, Role::Client, clock::now());
+        if standing == Ok(Standing::Retiring) {
+            return;
+        }
+    }
+    // Nobody exchanges the identity any more.
+    sleep(std::time::Duration::MAX).await;
 }
 
 /// Waits until the peer's certificates would not be accepted any more.

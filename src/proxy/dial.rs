@@ -26,7 +26,7 @@ use crate::{
     reason::Reason,
     spiffe::SpiffeId,
     telemetry::{Direction, Metrics},
-    tls::{self, Identity, Sni},
+    tls::{self, Identity, Sni, Standing},
     units::ServiceName,
 };
 
@@ -115,10 +115,13 @@ impl Dialer {
         Self { identity, own, metrics }
     }
 
-    /// Whether a peer that showed `chain` would still be accepted.
-    pub(super) fn trusts(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
-        let server = tls::Role::Server;
-        self.identity.as_ref().is_some_and(|own| own.trusts(chain, server, now).is_ok())
+    /// How a peer that showed `chain` stands; `None` when it would not be accepted any more.
+    pub(super) fn standing(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Option<Standing> {
+        self.identity.as_ref()?.standing(chain, tls::Role::Server, now).ok()
     }
 
     /// Connects within `bound`.

@@ -38,7 +38,7 @@ use super::{
         STREAMS_MAX,
     },
 };
-use crate::{clock, http::ReplayBody, reason::Reason, task};
+use crate::{clock, http::ReplayBody, reason::Reason, task, tls::Standing};
 
 /// How long a used HTTP/1.1 connection may take to be ready for the next request.
 const HTTP1_READY_MAX: Duration = Duration::from_secs(1);
@@ -201,17 +201,19 @@ impl Pool {
         });
     }
 
-    /// Cuts connections whose peers would not be accepted any more.
+    /// Cuts connections whose peers would not be accepted any more; those whose peers' root is about
+    /// to be dropped take no more requests.
     pub(super) fn recheck(&self) {
         let now = clock::now();
         for place in self.places.borrow().values() {
             for connection in place.http2.borrow().iter() {
                 let Some(proof) = &connection.proof else { continue };
-                if !self.dialer.trusts(&proof.chain, now) {
+                let standing = self.dialer.standing(&proof.chain, now);
+                if standing != Some(Standing::Good) {
                     connection.closing.set(true);
-                    if let Some(ear) = &connection.ear {
-                        ear.cut();
-                    }
+                }
+                if let Some(ear) = connection.ear.as_ref().filter(|_| standing.is_none()) {
+                    ear.cut();
                 }
             }
         }

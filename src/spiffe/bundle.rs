@@ -103,6 +103,14 @@ impl TrustBundle {
         self.roots.iter().filter(valid).map(|root| root.anchor.clone()).collect()
     }
 
+    /// Those of its roots for which `keep` is true of their SHA-256; `None` when none is left.
+    pub fn filtered(&self, keep: impl Fn(&[u8; 32]) -> bool) -> Option<Self> {
+        let roots: Vec<Root> =
+            self.roots.iter().filter(|root| keep(&sha256(&root.der))).cloned().collect();
+        let trust_domain = self.trust_domain.clone();
+        (!roots.is_empty()).then_some(Self { trust_domain, roots })
+    }
+
     /// When the first of its roots expires.
     pub fn not_after(&self) -> Option<SystemTime> {
         self.roots.iter().map(|root| root.not_after).min()
@@ -121,7 +129,7 @@ impl Root {
         if !leaf::may_sign(&certificate).map_err(broken)? {
             return Err(BundleError::NoAuthority(number));
         }
-        let (not_before, not_after) = leaf::validity(&certificate);
+        let (not_before, not_after) = leaf::valid_between(&certificate);
         let anchor = anchor_from_trusted_cert(&der).map_err(|_| broken(LeafError::Malformed))?;
         let anchor = anchor.to_owned();
         Ok(Self { der, anchor, not_before, not_after })

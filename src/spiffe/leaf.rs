@@ -80,7 +80,7 @@ impl Leaf {
         if extended.is_some_and(|usage| !usage.value.server_auth || !usage.value.client_auth) {
             return Err(LeafError::ExtendedKeyUsage);
         }
-        let (not_before, not_after) = validity(&certificate);
+        let (not_before, not_after) = valid_between(&certificate);
         Ok(Self { id, not_before, not_after })
     }
 }
@@ -98,7 +98,23 @@ pub fn may_sign_der(der: &CertificateDer<'_>) -> Result<bool, LeafError> {
 /// # Errors
 /// When it is malformed.
 pub fn not_after(der: &CertificateDer<'_>) -> Result<SystemTime, LeafError> {
-    Ok(validity(&parse(der)?).1)
+    Ok(valid_between(&parse(der)?).1)
+}
+
+/// Whom a certificate names as its subject, for people: `O=Outrigger, CN=…`.
+///
+/// # Errors
+/// When it is malformed.
+pub fn subject(der: &CertificateDer<'_>) -> Result<String, LeafError> {
+    Ok(parse(der)?.subject().to_string())
+}
+
+/// From when until when a certificate of any kind is valid.
+///
+/// # Errors
+/// When it is malformed.
+pub fn validity(der: &CertificateDer<'_>) -> Result<(SystemTime, SystemTime), LeafError> {
+    Ok(valid_between(&parse(der)?))
 }
 
 /// Parses a certificate with every extension intact and nothing behind it.
@@ -131,7 +147,7 @@ pub(super) fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, LeafEr
 }
 
 /// From when until when it is valid; times before 1970 count as 1970.
-pub(super) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
+pub(super) fn valid_between(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     let time = |timestamp: i64| {
         UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or_default())
     };

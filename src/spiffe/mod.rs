@@ -9,7 +9,7 @@ mod well_known;
 
 pub use bundle::{BundleError, TrustBundle, fingerprint, hex, sha256};
 pub use id::{IdError, SpiffeId};
-pub use leaf::{Leaf, LeafError, may_sign_der, not_after};
+pub use leaf::{Leaf, LeafError, may_sign_der, not_after, subject, validity};
 pub use pem::certificate_pem;
 pub use svid::{Svid, SvidError};
 pub use well_known::{CONTROL_PLANE_PATH, CREDENTIAL_PATH, control_plane, credential};

@@ -5,6 +5,7 @@
 //! Handing over never waits: lines and spans go through bounded queues, and what they lose is
 //! counted.
 
+mod chain;
 mod log;
 pub mod metrics;
 mod record;
@@ -23,6 +24,7 @@ use std::{
 
 use opentelemetry::KeyValue;
 
+pub use chain::chain;
 pub use metrics::Metrics;
 pub use record::{Attempt, Direction, Record, SpanContext};
 pub use time::Rfc3339;

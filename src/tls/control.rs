@@ -11,8 +11,8 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    Peer, PeerError, config, peer,
-    verify::{ClientVerifier, Expected},
+    Peer, PeerError, Role, config, peer,
+    verify::{ClientVerifier, Expected, time_of_check, verify_as_of},
 };
 use crate::spiffe::{Svid, TrustBundle};
 
@@ -58,6 +58,17 @@ pub fn control_server(svid: &Svid, bundle: &Arc<TrustBundle>) -> Arc<ServerConfi
         expired_max: RENEW_EXPIRED_MAX,
     };
     config::server(svid.certified_key(), Arc::new(verifier))
+}
+
+/// Whether certificates that the handshake let through would still get through it with this bundle.
+pub fn control_admits(
+    verified: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> bool {
+    let Some(end) = verified.first() else { return true };
+    let time = time_of_check(end, RENEW_EXPIRED_MAX, now);
+    verify_as_of(verified, bundle, Role::Client, time, now).is_ok()
 }
 
 /// Names the caller of a connection from the certificates that the handshake has verified. Called

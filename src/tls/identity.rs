@@ -30,9 +30,41 @@ pub struct Identity {
     version: watch::Sender<u64>,
 }
 
+/// Whom to trust, as somebody who knows says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// The roots that are trusted.
+    pub bundle: TrustBundle,
+    /// Those of them, by SHA-256, that will be dropped next: connections that they vouch for end in
+    /// order before that.
+    pub retiring: Vec<[u8; 32]>,
+    /// What this is called by whoever said it; empty when nobody did.
+    pub version: String,
+}
+
+impl Trust {
+    /// Only the roots.
+    pub fn of(bundle: TrustBundle) -> Self {
+        Self { bundle, retiring: Vec::new(), version: String::new() }
+    }
+}
+
+/// How a peer that is accepted stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its connection may stay.
+    Good,
+    /// Its root will be dropped next: the connection is to end in order, and to take no further
+    /// requests.
+    Retiring,
+}
+
 struct State {
     svid: Arc<Svid>,
     bundle: Arc<TrustBundle>,
+    /// The roots that are not retiring, when some are.
+    staying: Option<Arc<TrustBundle>>,
+    trust_version: Arc<str>,
     server: Arc<ServerConfig>,
     clients: Mutex<Clients>,
 }
@@ -88,7 +120,8 @@ impl Identity {
             return Err(IdentityError::OtherIdentity { expected, found });
         }
         let next = State::new(Arc::new(svid), Arc::clone(&state.bundle))?;
-        self.state.store(Arc::new(next));
+        let (staying, trust_version) = (state.staying.clone(), Arc::clone(&state.trust_version));
+        self.state.store(Arc::new(State { staying, trust_version, ..next }));
         drop(exchange);
         self.version.send_modify(|version| *version += 1);
         Ok(())
@@ -99,13 +132,26 @@ impl Identity {
     /// # Errors
     /// When they are those of another trust domain.
     pub fn replace_bundle(&self, bundle: TrustBundle) -> Result<(), IdentityError> {
+        self.replace_trust(Trust::of(bundle))
+    }
+
+    /// Trusts so from now on; the same again changes nothing.
+    ///
+    /// # Errors
+    /// When the roots are those of another trust domain.
+    pub fn replace_trust(&self, trust: Trust) -> Result<(), IdentityError> {
+        let Trust { bundle, retiring, version } = trust;
+        let staying = match retiring.is_empty() {
+            true => None,
+            false => bundle.filtered(|root| !retiring.contains(root)).map(Arc::new),
+        };
         let exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
         let state = self.state.load();
-        if *state.bundle == bundle {
+        if *state.bundle == bundle && state.staying == staying && *state.trust_version == *version {
             return Ok(());
         }
         let next = State::new(Arc::clone(&state.svid), Arc::new(bundle))?;
-        self.state.store(Arc::new(next));
+        self.state.store(Arc::new(State { staying, trust_version: version.into(), ..next }));
         drop(exchange);
         self.version.send_modify(|version| *version += 1);
         Ok(())
@@ -168,6 +214,32 @@ impl Identity {
         verify(chain, &self.bundle(), role, now)
     }
 
+    /// As [`Identity::trusts`], for connections that may be asked to end: also says whether the
+    /// peer's root is about to be dropped.
+    ///
+    /// # Errors
+    /// When the peer would be refused now.
+    pub fn standing(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: SystemTime,
+    ) -> Result<Standing, Untrusted> {
+        let state = self.state.load();
+        verify(chain, &state.bundle, role, now)?;
+        let stays = |staying: &Arc<TrustBundle>| verify(chain, staying, role, now).is_ok();
+        Ok(if state.staying.as_ref().is_none_or(stays) {
+            Standing::Good
+        } else {
+            Standing::Retiring
+        })
+    }
+
+    /// The version of the [`Trust`] by which it trusts now; empty when it came without one.
+    pub fn trust_version(&self) -> Arc<str> {
+        Arc::clone(&self.state.load().trust_version)
+    }
+
     /// Sees a new number whenever SVID or bundle was exchanged.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
@@ -186,7 +258,8 @@ impl State {
             expired_max: Duration::ZERO,
         };
         let server = config::server(svid.certified_key(), Arc::new(verifier));
-        Ok(Self { svid, bundle, server, clients: Mutex::default() })
+        let clients = Mutex::default();
+        Ok(Self { svid, bundle, staying: None, trust_version: "".into(), server, clients })
     }
 }
 

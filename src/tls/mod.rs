@@ -20,9 +20,10 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use control::{
-    ControlCaller, ControlTrust, RENEW_EXPIRED_MAX, control_caller, control_client, control_server,
+    ControlCaller, ControlTrust, RENEW_EXPIRED_MAX, control_admits, control_caller, control_client,
+    control_server,
 };
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, Standing, Trust};
 pub use peer::{Peer, PeerError, identity_failure, peer, require_alpn, xfcc};
 pub use sni::{Sni, SniError};
 pub use verify::{Role, Untrusted, verify};

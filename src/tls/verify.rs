@@ -73,7 +73,7 @@ pub fn verify(
 }
 
 /// The roots are those that are valid `now`; the rest is checked as of `time`.
-fn verify_as_of(
+pub(super) fn verify_as_of(
     chain: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     role: Role,
@@ -172,18 +172,18 @@ pub(super) struct ClientVerifier {
     pub(super) expired_max: Duration,
 }
 
-impl ClientVerifier {
-    /// When `expired_max` permits it, the chain is checked as of the leaf's last moment.
-    fn time(&self, end: &CertificateDer<'_>, now: SystemTime) -> SystemTime {
-        if self.expired_max.is_zero() {
-            return now;
-        }
-        match Leaf::read(end) {
-            Ok(leaf) if leaf.not_after < now && now <= leaf.not_after + self.expired_max => {
-                leaf.not_after
-            }
-            _ => now,
-        }
+/// When `expired_max` permits it, a chain is checked as of its leaf's last moment.
+pub(super) fn time_of_check(
+    end: &CertificateDer<'_>,
+    expired_max: Duration,
+    now: SystemTime,
+) -> SystemTime {
+    if expired_max.is_zero() {
+        return now;
+    }
+    match Leaf::read(end) {
+        Ok(leaf) if leaf.not_after < now && now <= leaf.not_after + expired_max => leaf.not_after,
+        _ => now,
     }
 }
 
@@ -266,7 +266,8 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let now = system_time(now);
-        let (chain, time) = (chain(end, intermediates), self.time(end, now));
+        let chain = chain(end, intermediates);
+        let time = time_of_check(end, self.expired_max, now);
         let checked = verify_as_of(&chain, &self.bundle, Role::Client, time, now);
         checked.map(|_| ClientCertVerified::assertion()).map_err(refuse)
     }

@@ -27,6 +27,7 @@ mod harness;
 mod interop;
 mod jaeger;
 mod live;
+mod root;
 mod run;
 mod static_mode;
 mod version;

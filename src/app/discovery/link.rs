@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    app::{client::Client, joining::tls_source},
+    app::{client::Client, keeping::tls_source},
     resource::pb::{self, subscribe_request::Message},
     tls::Identity,
 };

@@ -294,7 +294,7 @@ impl Discovery {
                     if !Arc::ptr_eq(&self.options.identity.svid(), &svid) {
                         return Ended::Renewed(Box::new(link));
                     }
-                    Ok(())
+                    self.report(&link, &mut phase).await
                 }
             };
             if let Err(status) = done {
@@ -445,6 +445,7 @@ impl Discovery {
             in_flight: telemetry.metrics().requests_in_flight().try_into().unwrap_or(u32::MAX),
             traffic,
             certificate_expires_at: Some(timestamp(self.options.identity.svid().not_after())),
+            trust_version: self.options.identity.trust_version().to_string(),
         };
         link.send(Message::State(state)).await?;
         if self.progress.borrow().connected {

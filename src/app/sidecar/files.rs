@@ -20,7 +20,7 @@ use crate::{
         yaml::{self, Parsed},
     },
     snapshot::{self, Context, Node, Snapshot},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, chain},
     tls::{Identity, IdentityError},
 };
 
@@ -116,7 +116,7 @@ impl Static {
         for _ in &failed {
             metrics.config_rejection();
         }
-        let texts: Vec<String> = failed.iter().map(|error| chain_text(error)).collect();
+        let texts: Vec<String> = failed.iter().map(|error| chain(*error)).collect();
         state.error = (!texts.is_empty()).then(|| texts.join("\n"));
         for text in texts {
             tracing::error!("not reloaded, what ran before runs on: {text}");
@@ -163,16 +163,6 @@ impl fmt::Debug for Static {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Static").field("configuration", &self.configuration).finish_non_exhaustive()
     }
-}
-
-fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Reads and checks all files together.

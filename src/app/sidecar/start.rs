@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::{
     AppFlag, FileError, Listen, Mode, Options, StartError, TelemetryOptions,
@@ -21,12 +22,14 @@ use crate::{
         announce::Addresses,
         client,
         discovery::{self, DataPlane, Discovery, Wants},
-        joining::{self, Joining, Renewer},
+        joining::Joining,
+        keeping::{self, Renewer},
     },
     clock,
     identity::{
+        JoinToken,
         disk::{self, DataDirectory},
-        rotation::{self, Outcome, Sources},
+        rotation::{self, Outcome, Sources, Wish},
     },
     proxy::{Discover, Proxy, Settings, Shared},
     resource::pb,
@@ -242,7 +245,7 @@ pub(super) async fn live(
     let node = node(&options, state, server, proxy.addresses().inbound).await?;
     let namespace = &state.service.namespace;
     let pinned: BTreeSet<_> = options.upstreams.iter().map(|it| it.service(namespace)).collect();
-    let Mode::Live { server, data, .. } = options.mode else { return Ok(()) };
+    let Mode::Live { server, token, data, .. } = options.mode else { return Ok(()) };
     let disk = Arc::new(data);
     let (mut discovery, watch) = Discovery::new(discovery::Options {
         server: server.clone(),
@@ -260,7 +263,7 @@ pub(super) async fn live(
     tasks.spawn("discovery", async move {
         discovery.run().await;
     });
-    keep_fresh(&server, &identity, &disk, &state.telemetry, tasks);
+    keep_fresh(&server, token, &identity, &disk, &state.telemetry, tasks);
     let origin = Origin::Live { server, watch };
     let _set_once = state.running.set(Running { identity, snapshots, proxy, origin });
     Ok(())
@@ -269,12 +272,14 @@ pub(super) async fn live(
 /// Renews the certificate and follows the roots.
 fn keep_fresh(
     server: &str,
+    token: Option<JoinToken>,
     identity: &Arc<Identity>,
     disk: &Arc<DataDirectory>,
     telemetry: &Arc<Telemetry>,
     tasks: &mut Tasks,
 ) {
-    let renewer = Renewer::new(server, identity);
+    let renewer = Renewer::new(server, identity, token);
+    let (wish, wished) = watch::channel(Wish::default());
     let (subject, stored) = (Arc::clone(identity), Some(Arc::clone(disk)));
     let telemetry = Arc::clone(telemetry);
     tasks.spawn("renewal", async move {
@@ -285,12 +290,12 @@ fn keep_fresh(
                 tracing::info!("the certificate was renewed");
             }
         };
-        rotation::keep(subject, renewer, stored, Sources::REAL, observe).await;
+        rotation::keep(subject, renewer, stored, Sources::REAL, wished, observe).await;
     });
     let (server, identity) = (server.to_owned(), Arc::clone(identity));
     let disk = Arc::clone(disk);
     tasks.spawn("trust bundle", async move {
-        joining::keep_bundle(&server, identity, disk).await;
+        keeping::keep_trust(&server, identity, disk, wish).await;
     });
 }
 

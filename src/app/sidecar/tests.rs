@@ -5,7 +5,8 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -26,11 +27,11 @@ use crate::{
     clock,
     control::{self, ControlPlane},
     identity::{
-        Authority, Files, JoinToken, csr,
+        Authority, Files, JoinToken, Roots, csr,
         disk::{DataDirectory, write_private},
     },
     net,
-    spiffe::Svid,
+    spiffe::{SpiffeId, Svid},
     task::Tasks,
     tls,
     units::ServiceName,
@@ -115,9 +116,18 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
+        Self::with_clock(clock::now).await
+    }
+
+    async fn with_clock(now: fn() -> SystemTime) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
-        let options = control::Options::new(root.path().join("control"), "mesh.local");
-        let control = ControlPlane::open(options).expect("opened");
+        let data = root.path().join("control");
+        DataDirectory::open(&data).expect("made");
+        // Old enough for certificates of days gone by.
+        Roots::open(&data, "mesh.local", None, clock::now() - Duration::from_hours(100))
+            .expect("made");
+        let options = control::Options::new(data, "mesh.local");
+        let control = ControlPlane::open(control::Options { now, ..options }).expect("opened");
         let listener = net::listen(loopback()).expect("a port");
         let server = listener.local_addr().expect("bound").to_string();
         let mut serving = Tasks::new();
@@ -392,4 +402,50 @@ async fn what_is_left_in_the_directory_does_not_run_beside_a_new_identity() {
     assert_eq!(identity.id().service().as_ref(), Some(&service));
     assert_eq!(data.load_last_good().expect("readable"), None);
     assert!(soon(joining(None).identity()).await.is_ok(), "from disk");
+}
+
+/// The SVID of a service that ended an hour ago, as its sidecar has it on disk.
+fn store_ended_svid(mesh: &Mesh, service: &ServiceName, disk: &DataDirectory) {
+    let (now, hour) = (clock::now(), Duration::from_hours(1));
+    let control = mesh.root.path().join("control");
+    let authority = Authority::load(&control, "mesh.local", now).expect("loads").expect("is there");
+    let id = SpiffeId::of_service("mesh.local", service).expect("an ID");
+    let request = csr::make().expect("a key");
+    let issued = authority.sign(&request.csr, &id, hour, now - 2 * hour).expect("signed");
+    let svid = Svid::new(issued.chain, request.key, tls::provider()).expect("an SVID");
+    disk.save_bundle(authority.bundle()).expect("stored");
+    disk.save_svid(&svid).expect("stored");
+}
+
+#[tokio::test]
+async fn a_stored_certificate_that_is_refused_does_not_stand_in_a_tokens_way() {
+    static AHEAD_SECONDS: AtomicU64 = AtomicU64::new(0);
+    fn now() -> SystemTime {
+        clock::now() + Duration::from_secs(AHEAD_SECONDS.load(Ordering::Relaxed))
+    }
+    let mesh = Mesh::with_clock(now).await;
+    let service = shop("web");
+    let open = |name: &str| DataDirectory::open(&mesh.root.path().join(name)).expect("free");
+    let (data, copy) = (open("web"), open("copy"));
+    for disk in [&data, &copy] {
+        store_ended_svid(&mesh, &service, disk);
+    }
+    std::fs::copy(data.path().join("svid.pem"), copy.path().join("svid.pem")).expect("copied");
+    let joining = |disk, token| Joining {
+        server: &mesh.server,
+        service: &service,
+        token,
+        disk,
+        patience: Some(LONG),
+    };
+    // A machine that was put back from a copy: the certificate was renewed elsewhere since.
+    soon(joining(&copy, None).identity()).await.expect("renewed");
+    AHEAD_SECONDS.store(11 * 60, Ordering::Relaxed);
+    let refused = soon(joining(&data, None).identity()).await.expect_err("superseded");
+    assert!(matches!(refused, JoinError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("join again with a token"), "{refused}");
+    let token = mesh.token(&service).await;
+    let identity = soon(joining(&data, Some(&token)).identity()).await.expect("joined anew");
+    assert_eq!(identity.id().service().as_ref(), Some(&service));
+    assert!(identity.svid().not_after() > clock::now());
 }

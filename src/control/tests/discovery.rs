@@ -206,7 +206,7 @@ async fn status_counts_endpoints_and_traffic() {
             phase: WorkloadPhase::Ready.into(),
             in_flight: 3,
             traffic: vec![traffic(total, failed)],
-            certificate_expires_at: None,
+            ..Default::default()
         }))
         .await;
     }

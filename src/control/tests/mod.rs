@@ -4,8 +4,10 @@
 mod access;
 mod configuration;
 mod discovery;
+mod history;
 mod joining;
 mod lifecycle;
+mod rotation;
 
 use std::{
     io,
@@ -38,7 +40,7 @@ use tower::service_fn;
 use super::{ControlPlane, OpenError, Options};
 use crate::{
     clock,
-    identity::{Authority, csr},
+    identity::{Authority, Roots, csr, disk::DataDirectory},
     resource::pb::{
         self, admin_service_client::AdminServiceClient, config_service_client::ConfigServiceClient,
         discovery_service_client::DiscoveryServiceClient,
@@ -82,12 +84,16 @@ impl Plane {
         directory: &Arc<TempDir>,
         now: fn() -> SystemTime,
     ) -> Result<Self, OpenError> {
-        let options = Options { now, ..Options::new(data(directory.path()), "mesh.local") };
+        let data = data(directory.path());
+        if !data.exists() {
+            make_ca(&data);
+        }
+        let options = Options { now, ..Options::new(data, "mesh.local") };
         let control = ControlPlane::open(options)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
-        let serving = control.clone().serve(listener, stop.clone().cancelled_owned());
+        let serving = Box::pin(control.clone().serve(listener, stop.clone().cancelled_owned()));
         let serving = task::spawn("serve", async move { serving.await.expect("serves") });
         Ok(Self { directory: Arc::clone(directory), address, control, stop, serving })
     }
@@ -150,6 +156,13 @@ impl Plane {
         let issued = self.authority().sign(&request.csr, &id, ttl, from).expect("signed");
         Svid::new(issued.chain, request.key, tls::provider()).expect("belongs together")
     }
+}
+
+/// The CA of a mesh, old enough for the certificates that tests make of days gone by.
+fn make_ca(data: &Path) {
+    let days_ago = clock::now() - Duration::from_hours(100);
+    DataDirectory::open(data).expect("made");
+    Roots::open(data, "mesh.local", None, days_ago).expect("made");
 }
 
 fn data(directory: &Path) -> PathBuf {

@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use super::{HOUR, authority, orders, sign};
 use crate::{
     clock,
-    identity::{Authority, CaError, csr},
+    identity::{Authority, CaError, Opened, Roots, csr},
     spiffe::{Leaf, SpiffeId, sha256},
     tls::{self, Role},
 };
@@ -74,7 +74,7 @@ fn no_other_trust_domain_is_signed() {
 fn the_control_plane_shows_its_names_and_the_root() {
     let (authority, now) = (authority(), clock::now());
     let names = ["localhost", "127.0.0.1", "::1", "mesh.example.com"].map(str::to_owned);
-    let svid = authority.server_certificate(&names, HOUR, now).expect("signed");
+    let svid = authority.server_certificate(&names, &[], HOUR, now).expect("signed");
     assert_eq!(svid.id().as_str(), "spiffe://mesh.local/control-plane");
     assert_eq!(sha256(svid.chain().last().expect("a root")), authority.root_hash());
     let end = webpki::EndEntityCert::try_from(&svid.chain()[0]).expect("a certificate");
@@ -83,7 +83,7 @@ fn the_control_plane_shows_its_names_and_the_root() {
         assert_eq!(end.verify_is_valid_for_subject_name(&name), Ok(()), "{name:?}");
     }
     for name in ["", "a b", "https://localhost", "localhost:15010", "a..b", "\u{e9}"] {
-        let refused = authority.server_certificate(&[name.to_owned()], HOUR, now);
+        let refused = authority.server_certificate(&[name.to_owned()], &[], HOUR, now);
         assert!(matches!(refused, Err(CaError::HostName(_))), "{name:?}");
     }
     for name in ["", "a/b", "..", "a b"] {
@@ -96,15 +96,18 @@ fn the_control_plane_shows_its_names_and_the_root() {
 fn a_ca_is_found_again_in_its_directory() {
     let directory = tempfile::tempdir().expect("a directory");
     let now = clock::now();
-    let first = Authority::open(directory.path(), "mesh.local", now).expect("made");
-    let again = Authority::open(directory.path(), "mesh.local", now).expect("loaded");
-    assert_eq!(first.root_hash(), again.root_hash());
-    let issued = sign(&again, &csr(), now);
+    let open = || Roots::open(directory.path(), "mesh.local", None, now).expect("opened");
+    let Opened::Roots(first) = open() else { unreachable!("none was brought") };
+    let Opened::Roots(again) = open() else { unreachable!("none was brought") };
+    let (first, again) = (first.issuer(), again.issuer());
+    assert_eq!(first.chain(), again.chain());
+    let issued = sign(again, &csr(), now);
     assert!(tls::verify(&issued.chain, first.bundle(), Role::Client, now).is_ok());
     let mode = |name: &str| {
         fs::metadata(directory.path().join(name)).expect("a file").permissions().mode() & 0o777
     };
     assert_eq!((mode("authority.pem"), mode("root.pem")), (0o600, 0o644));
+    assert_eq!(mode("root-key.pem"), 0o600);
     let public = fs::read_to_string(directory.path().join("root.pem")).expect("text");
     assert!(!public.contains("PRIVATE"));
     assert!(!format!("{first:?}").contains("PRIVATE"));
@@ -115,7 +118,7 @@ fn a_broken_or_open_ca_is_refused_and_never_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let now = clock::now();
     let path = directory.path().join("authority.pem");
-    let open = || Authority::open(directory.path(), "mesh.local", now);
+    let open = || Roots::open(directory.path(), "mesh.local", None, now);
     open().expect("made");
     let whole = fs::read_to_string(&path).expect("text");
     let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("mine");
@@ -180,7 +183,7 @@ fn an_issuing_ca_below_another_root_can_be_brought() {
     let issued = sign(&authority, &csr(), now);
     assert_eq!(issued.chain.len(), 2, "leaf and issuing CA");
     assert!(tls::verify(&issued.chain, authority.bundle(), Role::Server, now).is_ok());
-    let server = authority.server_certificate(&[], HOUR, now).expect("signed");
+    let server = authority.server_certificate(&[], &[], HOUR, now).expect("signed");
     assert_eq!(server.chain().len(), 3, "and for the port the root");
     let directory = tempfile::tempdir().expect("a directory");
     authority.save(directory.path()).expect("stored");

@@ -4,6 +4,7 @@ mod ca;
 mod csr;
 mod disk;
 mod files;
+mod roots;
 
 use std::time::{Duration, SystemTime};
 

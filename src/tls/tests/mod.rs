@@ -215,7 +215,7 @@ fn client_configurations_are_kept_and_bounded() {
 fn a_token_pins_the_root_of_the_control_plane() {
     let authority = authority();
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let server = authority.server_certificate(&names, DAY, clock::now()).expect("signed");
+    let server = authority.server_certificate(&names, &[], DAY, clock::now()).expect("signed");
     let bundle = Arc::new(authority.bundle().clone());
     let server = tls::control_server(&server, &bundle);
     let pinned = |hash| tls::control_client(ControlTrust::RootHash(hash), None);
@@ -251,7 +251,7 @@ fn the_control_plane_knows_its_callers() {
     let authority = authority();
     let now = clock::now();
     let bundle = Arc::new(authority.bundle().clone());
-    let server = authority.server_certificate(&[], DAY, now).expect("signed");
+    let server = authority.server_certificate(&[], &[], DAY, now).expect("signed");
     let server = tls::control_server(&server, &bundle);
     let call = |credential: &Svid| {
         let trust = ControlTrust::Bundle(Arc::clone(&bundle));

@@ -1,0 +1,127 @@
+//! The mesh's root is exchanged under a steady load, by one command, while the control plane is killed
+//! and started again in the middle: no call fails, and nothing of the old root is left.
+
+use std::{fs, time::Duration};
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::{
+    change::Load,
+    harness::{App, Mesh, Program, SOON, eventually, get, heavy},
+};
+
+/// The SHA-256 of the roots that a sidecar trusts, and its certificate.
+async fn certificates(sidecar: &Program) -> Result<(Vec<String>, Value), String> {
+    let page = get(sidecar.address("admin"), "/certificates").await?;
+    let page: Value = serde_json::from_str(&page).map_err(|error| error.to_string())?;
+    let roots = page["roots"].as_array().into_iter().flatten();
+    let roots = roots.filter_map(|root| Some(root["sha256"].as_str()?.to_owned())).collect();
+    Ok((roots, page["sha256"].clone()))
+}
+
+async fn authority(mesh: &Mesh) -> Value {
+    mesh.place.run(&["ca", "status", "-o", "json"]).await.assert_done().json()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_is_exchanged_under_load_and_no_call_fails() {
+    let _turn = heavy().await;
+    let mut mesh = Mesh::start().await;
+    let app = App::start("one").await;
+    let servers = [
+        mesh.server("echo-1", "echo", app.address).await,
+        mesh.server("echo-2", "echo", app.address).await,
+    ];
+    let client = mesh.sidecar("caller", "caller", &[]).await;
+    // A context on another machine: it has a copy of the root as it is now.
+    let copy = mesh.place.path("copy.pem");
+    fs::copy(mesh.place.path("state/outrigger/control-plane/root.pem"), &copy).expect("copied");
+    let old_token = mesh.token("late").await;
+    let before = certificates(&client).await.expect("told");
+    let start = Instant::now();
+    let load = Load::start(client.address("outbound"));
+    load.go_on(300).await;
+
+    mesh.place.run(&["ca", "rotate", "--no-wait"]).await.assert_done();
+    // In whichever phase it is by then.
+    mesh.restart_control().await;
+    let rotated = mesh.place.run(&["ca", "rotate", "--timeout", "50s"]).await;
+    rotated.assert_done();
+    assert!(rotated.stderr.contains("3/3 drop the old root"), "{}", rotated.stderr);
+    load.go_on(500).await;
+    let (made, failures) = load.stop().await;
+    let told: Vec<_> = failures.iter().map(|call| call.tell(start)).collect();
+    assert!(told.is_empty(), "{} of {made} calls failed:\n{}", told.len(), told.join("\n"));
+    println!("{made} calls while the root was exchanged, 0 failed");
+
+    let now = authority(&mesh).await;
+    let new_root = now["roots"][0]["sha256"].as_str().expect("a root").to_owned();
+    assert!(now["rotation"].is_null() && now["roots"].as_array().is_some_and(|it| it.len() == 1));
+    for sidecar in servers.iter().chain([&client]) {
+        let (roots, _) = certificates(sidecar).await.expect("told");
+        assert_eq!(roots, [new_root.as_str()]);
+    }
+    assert_ne!(certificates(&client).await.expect("told"), before);
+
+    // The token of before and the context of before still lead here.
+    let data = mesh.place.path("data/late").display().to_string();
+    let mut args = mesh.sidecar_args("late", &["--data", &data]).await;
+    let at = args.iter().position(|flag| flag == "--token-file").expect("given");
+    args[at + 1] = old_token;
+    let late = Program::start(&mesh.place, "late", &args).await;
+    assert_eq!(certificates(&late).await.expect("told").0, [new_root.as_str()]);
+    let data = mesh.place.path("state/outrigger/control-plane");
+    let file = |name: &str| data.join(name).display().to_string();
+    let server = mesh.control.address("listen").to_string();
+    let (copy, certificate, key) =
+        (copy.display().to_string(), file("admin.pem"), file("admin-key.pem"));
+    let add = [
+        "context",
+        "add",
+        "far",
+        "--server",
+        &server,
+        "--certificate-authority",
+        &copy,
+        "--client-certificate",
+        &certificate,
+        "--client-key",
+        &key,
+    ];
+    mesh.place.run(&add).await.assert_done();
+    mesh.place.run(&["status", "--context", "far"]).await.assert_done();
+
+    // A restart of everything finds the new root on disk.
+    mesh.restart_control().await;
+    eventually(SOON, async || {
+        let status = mesh.place.run(&["status", "-o", "json"]).await;
+        let sidecars = status.json()["sidecars"].as_array().map_or(0, Vec::len);
+        if sidecars == 4 { Ok(()) } else { Err(format!("{sidecars} sidecars are back")) }
+    })
+    .await;
+    assert_eq!(authority(&mesh).await["roots"][0]["sha256"], new_root.as_str());
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_taken_back_leaves_the_root() {
+    let mesh = Mesh::start().await;
+    let app = App::start("one").await;
+    let server = mesh.server("echo-1", "echo", app.address).await;
+    let before = authority(&mesh).await["roots"][0]["sha256"].clone();
+    mesh.place.run(&["ca", "rotate", "--no-wait"]).await.assert_done();
+    let said = mesh.place.run(&["ca", "abort"]).await;
+    // It may have gone so far by now that it leads back in order.
+    said.assert_done();
+    mesh.place.run(&["ca", "rotate", "--timeout", "50s"]).await;
+    eventually(Duration::from_secs(60), async || {
+        let now = authority(&mesh).await;
+        if now["rotation"].is_null() { Ok(()) } else { Err(now["rotation"].to_string()) }
+    })
+    .await;
+    let _still_there = certificates(&server).await.expect("told");
+    let again = mesh.place.run(&["ca", "abort"]).await;
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.stderr.contains("no exchange of a root is under way"), "{}", again.stderr);
+    assert!(before.is_string());
+}
