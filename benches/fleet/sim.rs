@@ -21,7 +21,10 @@ use outrigger::{
         context::Contexts,
     },
     identity::{JoinToken, csr},
-    resource::pb::{self, subscribe_request::Message},
+    resource::{
+        pb::{self, subscribe_request::Message},
+        understood,
+    },
     spiffe::{Svid, TrustBundle},
     tls::{self, ControlTrust},
 };
@@ -207,6 +210,7 @@ impl Sidecar {
             }),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             held: held.collect(),
+            policy_fields: understood::known().into_iter().collect(),
             subscriptions: self
                 .uses
                 .iter()

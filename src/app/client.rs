@@ -31,6 +31,7 @@ use tower::{Service, ServiceBuilder, ServiceExt as _, retry::Policy};
 
 use super::context::Context;
 use crate::{
+    identity::disk::{self, DiskError},
     net,
     resource::pb::{
         admin_service_client::AdminServiceClient, config_service_client::ConfigServiceClient,
@@ -53,6 +54,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long a sign of life is waited for.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(5);
+/// The largest file of a key that is read.
+const KEY_BYTES_MAX: u64 = 1 << 20;
 /// Retries beyond the first try.
 const RETRIES_MAX: u32 = 3;
 /// The pause before the first retry is random up to this; doubled for each further one.
@@ -69,6 +72,9 @@ pub enum CredentialError {
         /// What the system said.
         source: io::Error,
     },
+    /// The key can not be read, or others can read it.
+    #[error(transparent)]
+    Key(#[from] DiskError),
     /// The client certificate or its key.
     #[error("{}: {source}", path.display())]
     Certificate {
@@ -106,7 +112,12 @@ impl Credential {
             fs::read(path).map_err(|source| CredentialError::Read { path: path.to_owned(), source })
         };
         let path = context.client_certificate.clone();
-        let svid = Svid::from_pem(&read(&path)?, &read(&context.client_key)?, tls::provider())
+        let key = disk::read_private(&context.client_key, KEY_BYTES_MAX)?;
+        let missing = || CredentialError::Read {
+            path: context.client_key.clone(),
+            source: ErrorKind::NotFound.into(),
+        };
+        let svid = Svid::from_pem(&read(&path)?, &key.ok_or_else(missing)?, tls::provider())
             .map_err(|source| CredentialError::Certificate { path, source })?;
         let path = context.certificate_authority.clone();
         let bundle = TrustBundle::from_pem(svid.id().trust_domain(), &read(&path)?)
@@ -314,7 +325,7 @@ impl Manner {
             "Subscribe" | "Watch" | "TrustBundle" | "Diff" | "Backup" => Self::Stream,
             // Renew signs a key of the caller's: a second signature for it harms nobody.
             "Get" | "List" | "Status" | "History" | "GetGuard" | "ListTokens" | "RevokeToken"
-            | "Renew" | "GetAuthority" => Self::Repeatable,
+            | "Renew" | "GetAuthority" | "ListCredentials" | "ListAudit" => Self::Repeatable,
             _ => Self::Once,
         }
     }

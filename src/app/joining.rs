@@ -137,6 +137,7 @@ impl Joining<'_> {
         // What another service or another mesh left there is not ours to run.
         self.disk.forget_last_good()?;
         self.store(&identity)?;
+        self.disk.save_joined(&token.root_hash())?;
         tracing::info!(id = %identity.id(), server = self.server, "joined");
         Ok(identity)
     }
@@ -156,9 +157,14 @@ impl Joining<'_> {
         let own = svid.id().service().as_ref() == Some(self.service);
         let renewable = is_renewable(&svid);
         // A token of another mesh says that we are to leave the one on disk.
-        let same_mesh = self.token.is_none_or(|token| {
-            bundle.certificates().any(|root| spiffe::sha256(root) == token.root_hash())
-        });
+        let same_mesh = match self.token.map(JoinToken::root_hash) {
+            None => true,
+            // The one by which it joined, whose root may have been exchanged since, is no other's.
+            Some(root_hash) => {
+                bundle.certificates().any(|root| spiffe::sha256(root) == root_hash)
+                    || self.disk.has_joined(&root_hash)?
+            }
+        };
         if !(own && renewable && same_mesh) {
             return Ok(None);
         }

@@ -1,6 +1,13 @@
 //! `outrigger control-plane`: starts the mesh, and says how to reach it.
 
-use std::{fmt::Write as _, fs, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 
@@ -16,11 +23,14 @@ use crate::{
         control_plane::{self, Facts, Options},
     },
     control::{self, Root},
+    identity::disk,
     units,
 };
 
 /// The trust domain of a mesh that names none.
 const TRUST_DOMAIN: &str = "mesh.local";
+/// The largest file of a key that is read.
+const KEY_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -67,6 +77,14 @@ fn leaf_ttl(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// The text of a file that only its owner can read.
+fn private(path: &Path) -> Result<String, Failure> {
+    let bytes = disk::read_private(path, KEY_BYTES_MAX)?;
+    let bytes =
+        bytes.ok_or_else(|| Failure::say(format!("there is no file {}", path.display())))?;
+    String::from_utf8(bytes).map_err(|_| Failure::say(format!("{} is no PEM file", path.display())))
+}
+
 impl Args {
     fn options(&self) -> Result<Options, Failure> {
         let data = match &self.data {
@@ -89,7 +107,7 @@ impl Args {
             let name = |path: &PathBuf| path.display().to_string();
             options.root = Some(Root {
                 certificates: fs::read(certificate).with_context(|| name(certificate))?,
-                key: fs::read_to_string(key).with_context(|| name(key))?,
+                key: private(key)?,
             });
         }
         Ok(Options {

@@ -5,11 +5,13 @@
 //! to stderr, and with `-o json` stdout holds valid JSON in every case.
 
 mod apply;
+mod audit;
 mod ca;
 mod check;
 mod completions;
 mod context;
 mod control_plane;
+mod credential;
 mod delete;
 mod demo;
 mod describe;
@@ -71,6 +73,8 @@ struct Cli {
 enum Command {
     /// Write resources: all of them, or none
     Apply(apply::Args),
+    /// Show who changed what, and when
+    Audit(audit::Args),
     /// Show the certificate authority, and exchange its root
     Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
@@ -81,6 +85,8 @@ enum Command {
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
     ControlPlane(control_plane::Args),
+    /// Make, list and revoke the credentials with which people and programs call the API
+    Credential(credential::Args),
     /// Delete resources: all of them, or none
     Delete(delete::Args),
     /// Show the mesh with a small shop on this machine, and check what is said of it
@@ -166,11 +172,13 @@ impl Command {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Apply(args) => wait(apply::run(args)),
+            Self::Audit(args) => wait(audit::run(args)),
             Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
             Self::Completions(args) => completions::run(&args, Cli::command()),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
+            Self::Credential(args) => wait(credential::run(args)),
             Self::Delete(args) => wait(delete::run(args)),
             Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),

@@ -1,13 +1,15 @@
-//! `AdminService`: who may join, and the certificate authority.
+//! `AdminService`: who may join, who may call, and the certificate authority.
 
 use std::{sync::Arc, time::SystemTime};
 
+use tokio::task::spawn_blocking;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    audit::{Audit, Entry, Note},
     auth,
     ca::{self, Ca},
-    error, refs,
+    credentials, error, refs,
     state::State,
     tokens,
 };
@@ -17,22 +19,34 @@ use crate::{
     units::{ServiceName, name::check_label},
 };
 
+/// Entries of the audit log that are shown when nobody says how many.
+const AUDIT_DEFAULT: usize = 100;
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub state: Arc<State>,
     pub ca: Arc<Ca>,
+    pub audit: Arc<Audit>,
+}
+
+/// An answer, with what the audit log says of the call.
+fn noted<T>(answer: T, what: impl Into<String>) -> Response<T> {
+    let mut response = Response::new(answer);
+    response.extensions_mut().insert(Note(what.into()));
+    response
 }
 
 impl Admin {
     /// Changes the CA, alone and off the asynchronous runtime; returns it as it is afterwards.
     async fn change(
         &self,
+        what: &str,
         change: impl FnOnce(&Roots, SystemTime) -> Result<Roots, RotationError> + Send + 'static,
     ) -> Result<Response<pb::Authority>, Status> {
         let ca = Arc::clone(&self.ca);
         self.state.write(move |_, _| ca.change(change).map_err(ca::refusal)).await?;
-        Ok(Response::new(self.ca.to_pb()))
+        Ok(noted(self.ca.to_pb(), what))
     }
 }
 
@@ -56,13 +70,15 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
-        let by = auth::principal(&request)?.name().to_owned();
+        let principal = auth::principal(&request)?;
         let request = request.into_inner();
         let service = ServiceName::new(request.service, refs::or_default(&request.namespace));
         for (field, label) in [("service", &service.name), ("namespace", &service.namespace)] {
             check_label(label)
                 .map_err(|wrong| error::invalid(field, format!("{label:?} {wrong}")))?;
         }
+        principal.grant()?.check_write(&service.namespace)?;
+        let by = principal.name().to_owned();
         let ttl = tokens::ttl(request.ttl)?;
         let wanted = tokens::Wanted { service, uses: request.uses.unwrap_or(1), ttl, by };
         let root_hash = self.ca.issuer().root_hash();
@@ -73,8 +89,9 @@ impl AdminService for Admin {
             })
             .await?;
         tracing::info!(token = info.id, service = %token.service(), by = info.created_by, "token made");
+        let what = format!("token {} for {}", info.id, token.service());
         let token = token.to_text();
-        Ok(Response::new(pb::CreateTokenResponse { token, info: Some(info) }))
+        Ok(noted(pb::CreateTokenResponse { token, info: Some(info) }, what))
     }
 
     async fn list_tokens(
@@ -89,11 +106,18 @@ impl AdminService for Admin {
         &self,
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
-        let by = auth::principal(&request)?.name().to_owned();
-        let id = request.into_inner().id;
-        tracing::info!(token = id, by, "token revoked");
-        self.state.write(move |state, writer| tokens::revoke(state, writer, &id)).await?;
-        Ok(Response::new(pb::RevokeTokenResponse {}))
+        let principal = auth::principal(&request)?;
+        let (grant, id) = (Arc::clone(principal.grant()?), request.into_inner().id);
+        let what = format!("token {id}");
+        tracing::info!(token = id, by = principal.name(), "token to be revoked");
+        let revoke = move |state: &State, writer: &mut _| {
+            if let Some(service) = tokens::service_of(writer, &id) {
+                grant.check_write(&service.namespace)?;
+            }
+            tokens::revoke(state, writer, &id)
+        };
+        self.state.write(revoke).await?;
+        Ok(noted(pb::RevokeTokenResponse {}, what))
     }
 
     async fn get_authority(
@@ -110,7 +134,8 @@ impl AdminService for Admin {
         let by = auth::principal(&request)?.name().to_owned();
         let to = brought(self.state.trust_domain(), request.get_ref(), self.state.now())?;
         tracing::warn!(by, "the exchange of the root begins");
-        self.change(move |roots, now| roots.begin(to, &by, now)).await
+        let what = if to.is_some() { "to a root that was brought" } else { "to a new root" };
+        self.change(what, move |roots, now| roots.begin(to, &by, now)).await
     }
 
     async fn advance_rotation(
@@ -134,7 +159,7 @@ impl AdminService for Admin {
             // Somebody else was faster.
             _ => Ok(roots.clone()),
         };
-        self.change(step).await
+        self.change(phase.as_str_name(), step).await
     }
 
     async fn abort_rotation(
@@ -143,6 +168,60 @@ impl AdminService for Admin {
     ) -> Result<Response<pb::Authority>, Status> {
         let by = auth::principal(&request)?.name().to_owned();
         tracing::warn!(by, "the exchange of the root is taken back");
-        self.change(|roots, now| roots.abort(now)).await
+        self.change("taken back", |roots, now| roots.abort(now)).await
+    }
+
+    async fn create_credential(
+        &self,
+        request: Request<pb::CreateCredentialRequest>,
+    ) -> Result<Response<pb::CreateCredentialResponse>, Status> {
+        let by = auth::principal(&request)?.name().to_owned();
+        let wanted = credentials::Wanted::of(request.into_inner(), by)?;
+        let what = wanted.to_string();
+        let ca = Arc::clone(&self.ca);
+        let made = self.state.write(move |_, _| credentials::create(&ca, wanted)).await?;
+        tracing::info!(what, "credential made");
+        Ok(noted(made, what))
+    }
+
+    async fn list_credentials(
+        &self,
+        _: Request<pb::ListCredentialsRequest>,
+    ) -> Result<Response<pb::ListCredentialsResponse>, Status> {
+        let grants = self.ca.grants();
+        let credentials = grants.all().map(|grant| credentials::to_pb(grant)).collect();
+        Ok(Response::new(pb::ListCredentialsResponse { credentials }))
+    }
+
+    async fn revoke_credential(
+        &self,
+        request: Request<pb::RevokeCredentialRequest>,
+    ) -> Result<Response<pb::RevokeCredentialResponse>, Status> {
+        let by = auth::principal(&request)?.name().to_owned();
+        let name = request.into_inner().name;
+        let what = format!("credential {name}");
+        tracing::info!(name, by, "credential to be revoked");
+        let ca = Arc::clone(&self.ca);
+        self.state.write(move |_, _| credentials::revoke(&ca, &name)).await?;
+        Ok(noted(pb::RevokeCredentialResponse {}, what))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<pb::ListAuditRequest>,
+    ) -> Result<Response<pb::ListAuditResponse>, Status> {
+        let limit = match usize::try_from(request.into_inner().limit).unwrap_or_default() {
+            0 => AUDIT_DEFAULT,
+            limit => limit,
+        };
+        let audit = Arc::clone(&self.audit);
+        let read = spawn_blocking(move || audit.last(limit)).await;
+        let entries = read.map_err(|_| error::internal("reading the audit log panicked"))?;
+        let entries = entries.map_err(|failed| {
+            tracing::error!(error = %failed, "the audit log can not be read");
+            Status::unavailable("the audit log can not be read; the control plane's log says more")
+        })?;
+        let entries = entries.iter().map(Entry::to_pb).collect();
+        Ok(Response::new(pb::ListAuditResponse { entries }))
     }
 }

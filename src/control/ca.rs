@@ -2,7 +2,8 @@
 //! certificate, exchanged together.
 
 use std::{
-    path::PathBuf,
+    collections::HashMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -12,7 +13,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::{credential::CredentialFiles, error, state::pb_time, trust::Trust};
+use super::{error, grants::Grants, state::pb_time, trust::Trust};
 use crate::{
     identity::{Authority, CaError, Phase, Roots, RotationError},
     resource::pb,
@@ -39,10 +40,13 @@ pub(crate) struct Settings {
 pub(crate) struct Ca {
     settings: Settings,
     roots: ArcSwap<Roots>,
+    grants: ArcSwap<Grants>,
     trust: watch::Sender<Arc<Trust>>,
     tls: Arc<ArcSwap<ServerConfig>>,
     /// When the port's certificate is to be made anew; held while anything is exchanged.
     renew_at: Mutex<SystemTime>,
+    /// The share of its life that was left when a certificate's end was last warned of, in percent.
+    warned: Mutex<HashMap<String, u32>>,
     /// How far sidecars have followed, as last looked at.
     progress: ArcSwap<Progress>,
 }
@@ -56,6 +60,8 @@ pub(crate) struct Progress {
     pub lagging: Vec<pb::Laggard>,
 }
 
+/// The end of a CA certificate is warned of when so many percent of its life are left.
+const WARN_PERCENT: [u32; 3] = [10, 25, 50];
 /// Laggards that one answer names.
 const LAGGARDS_MAX: usize = 100;
 
@@ -64,15 +70,18 @@ impl Ca {
     ///
     /// # Errors
     /// When that can not be made.
-    pub(crate) fn new(settings: Settings, roots: Roots) -> Result<Self, CaError> {
-        let trust = Trust::of(&roots, 1);
+    pub(crate) fn new(settings: Settings, roots: Roots, grants: Grants) -> Result<Self, CaError> {
+        let grants = Arc::new(grants);
+        let trust = Trust::of(&roots, &grants, 1);
         let (config, renew_at) = server_config(&roots, &trust, &settings)?;
         Ok(Self {
             settings,
             roots: ArcSwap::from_pointee(roots),
+            grants: ArcSwap::new(grants),
             trust: watch::Sender::new(Arc::new(trust)),
             tls: Arc::new(ArcSwap::new(config)),
             renew_at: Mutex::new(renew_at),
+            warned: Mutex::default(),
             progress: ArcSwap::default(),
         })
     }
@@ -119,16 +128,96 @@ impl Ca {
         let mut renew_at = self.renew_at.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (self.settings.now)();
         let roots = change(&self.roots.load(), now)?;
-        let trust = Trust::of(&roots, self.trust.borrow().generation + 1);
+        let trust = Trust::of(&roots, &self.grants.load(), self.trust.borrow().generation + 1);
         let (config, next) = server_config(&roots, &trust, &self.settings)?;
-        // Whoever asks with a credential of the old root would be refused when that is dropped.
-        CredentialFiles::lay(&self.settings.data, roots.issuer(), now)?;
         *renew_at = next;
         self.roots.store(Arc::new(roots));
         self.tls.store(config);
         self.progress.store(Arc::default());
         self.trust.send_replace(Arc::new(trust));
         Ok(())
+    }
+
+    /// Who may call the API.
+    pub(crate) fn grants(&self) -> Arc<Grants> {
+        self.grants.load_full()
+    }
+
+    /// Exchanges who may call the API: `change` makes the next book, on disk. Connections and streams
+    /// of those who may not any more end. Blocks.
+    ///
+    /// # Errors
+    /// Those of `change`, and INTERNAL when the port's certificate can not be made.
+    pub(crate) fn change_grants(
+        &self,
+        change: impl FnOnce(&Grants, &Roots, SystemTime) -> Result<Grants, Status>,
+    ) -> Result<(), Status> {
+        let mut renew_at = self.renew_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let (roots, now) = (self.roots.load(), (self.settings.now)());
+        let grants = Arc::new(change(&self.grants.load(), &roots, now)?);
+        self.grants.store(Arc::clone(&grants));
+        let trust = Trust::of(&roots, &grants, self.trust.borrow().generation + 1);
+        let made = server_config(&roots, &trust, &self.settings);
+        // Known from the book, whatever becomes of the certificate.
+        self.trust.send_replace(Arc::new(trust));
+        let (config, next) = made.map_err(|failed| {
+            tracing::error!(error = %chain(&failed), "can not make the port's certificate");
+            error::internal("the port's certificate can not be made")
+        })?;
+        *renew_at = next;
+        self.tls.store(config);
+        Ok(())
+    }
+
+    /// The data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.settings.data
+    }
+
+    /// Every CA certificate that matters, with what it is, and when it begins and ends.
+    pub(crate) fn lives(&self) -> Vec<(&'static str, String, SystemTime, SystemTime)> {
+        let roots = self.roots.load();
+        let bundle = roots.bundle();
+        let issuing = roots.issuer().chain();
+        let below = &issuing[..issuing.len().saturating_sub(1)];
+        let all = bundle.certificates().map(|der| ("root", der));
+        let all = all.chain(below.iter().map(|der| ("issuing", der)));
+        all.filter_map(|(kind, der)| {
+            let (from, until) = spiffe::validity(der).ok()?;
+            Some((kind, fingerprint(der), from, until))
+        })
+        .collect()
+    }
+
+    /// Says in the log when half, a quarter and a tenth of a CA certificate's life are left, once each.
+    pub(crate) fn warn_of_ends(&self) {
+        let now = (self.settings.now)();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for (kind, sha256, from, until) in self.lives() {
+            let life = until.duration_since(from).unwrap_or_default().as_secs_f64();
+            let left = until.duration_since(now).unwrap_or_default();
+            let share = left.as_secs_f64() / life.max(1.0);
+            let Some(step) =
+                WARN_PERCENT.into_iter().find(|step| share * 100.0 <= f64::from(*step))
+            else {
+                continue;
+            };
+            if warned.get(&sha256).is_some_and(|before| *before <= step) {
+                continue;
+            }
+            warned.insert(sha256.clone(), step);
+            let days = left.as_secs() / 86_400;
+            let sha256 = sha256.get(..8).unwrap_or_default();
+            let hint = match kind {
+                "root" => "outrigger ca rotate exchanges it",
+                _ => "put root-key.pem back, or outrigger ca rotate",
+            };
+            if step <= WARN_PERCENT[0] {
+                tracing::error!(kind, sha256, days, hint, "a CA certificate ends soon");
+            } else {
+                tracing::warn!(kind, sha256, days, hint, "a CA certificate will end");
+            }
+        }
     }
 
     /// Takes the step out of a phase, unless that was left already. Blocks.
@@ -269,5 +358,6 @@ fn server_config(
     let now = (settings.now)();
     let svid = roots.server_certificate(&settings.names, settings.leaf_ttl, now)?;
     let left = svid.not_after().duration_since(now).unwrap_or_default();
-    Ok((tls::control_server(&svid, &trust.bundle), now + left / 2))
+    let known = Arc::new(trust.grants.certificates());
+    Ok((tls::control_server(&svid, &trust.bundle, known), now + left / 2))
 }

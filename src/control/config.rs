@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     resource::{
-        Kind, ResourceKey,
+        self, Kind, ResourceKey,
         pb::{self, config_service_server::ConfigService},
     },
     task,
@@ -81,6 +81,7 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
+        auth::check_write(&request, request.get_ref().resources.iter().filter_map(resource::key))?;
         let by = auth::principal(&request)?.name().to_owned();
         let pb::ApplyRequest { resources, dry_run, expect_revision, message, request_id, guard } =
             request.into_inner();
@@ -151,6 +152,8 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::DeleteRequest>,
     ) -> Result<Response<pb::DeleteResponse>, Status> {
+        let keys = request.get_ref().resources.iter().filter_map(ResourceKey::from_pb);
+        auth::check_write(&request, keys)?;
         let by = auth::principal(&request)?.name().to_owned();
         let pb::DeleteRequest { resources, dry_run, expect_revision, message, request_id, guard } =
             request.into_inner();
@@ -228,7 +231,8 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::RollbackRequest>,
     ) -> Result<Response<pb::RollbackResponse>, Status> {
-        let by = auth::principal(&request)?.name().to_owned();
+        let principal = auth::principal(&request)?;
+        let (by, grant) = (principal.name().to_owned(), Arc::clone(principal.grant()?));
         let pb::RollbackRequest { revision: to, dry_run, expect_revision, message, request_id } =
             request.into_inner();
         let how = format!("rollback {to} {expect_revision:?} {message:?}");
@@ -246,7 +250,13 @@ impl ConfigService for Config {
         let plan = move |world: &World, state: &State| {
             let failed = |failure| error::store(&failure);
             match state.store().past(to).map_err(failed)? {
-                Some(past) => Ok(rollback::plan(world, state.trust_domain(), &past, now_pb(state))),
+                Some(past) => {
+                    let planned = rollback::plan(world, state.trust_domain(), &past, now_pb(state));
+                    let mut changed =
+                        planned.plan.changes.iter().filter_map(|it| it.resource.as_ref());
+                    changed.try_for_each(|id| grant.check_write(&id.namespace))?;
+                    Ok(planned)
+                }
                 None => {
                     let reach = state.store().reach().map_err(failed)?;
                     Err(log::unreachable(to, reach, world.revision))

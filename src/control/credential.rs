@@ -2,18 +2,24 @@
 //! other clients of the API (`grpcurl -cert … -key … -cacert …`).
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::auth::ADMIN;
+use rustls_pki_types::CertificateDer;
+
+use super::{
+    auth::ADMIN,
+    grants::{Grant, Grants, GrantsError, Role},
+};
 use crate::{
     identity::{
         Authority, CaError,
         disk::{self, DiskError},
     },
-    spiffe::Svid,
-    tls::{self, Role},
+    spiffe::{Svid, fingerprint},
+    tls,
 };
 
 /// A year: whoever starts the control plane now and then never sees it end.
@@ -22,6 +28,20 @@ const TTL: Duration = Duration::from_hours(24 * 365);
 const LEFT_MIN: Duration = Duration::from_hours(24 * 180);
 /// Far more than one certificate chain or key.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the files are not laid.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LayError {
+    /// The certificate can not be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The book of credentials.
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
+}
 
 /// PEM files with which the control plane can be called as its administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,25 +64,42 @@ impl CredentialFiles {
         }
     }
 
-    /// Lays the files, unless those that are there will do for long enough.
+    /// Lays the files and notes by which certificate the administrator is known, unless those that
+    /// are there will do for long enough.
     pub(super) fn lay(
         directory: &Path,
         authority: &Authority,
+        grants: &Grants,
         now: SystemTime,
-    ) -> Result<Self, CaError> {
+    ) -> Result<(Self, Grants), LayError> {
         let files = Self::of(directory);
-        disk::write_public(&files.root, authority.bundle().to_pem().as_bytes())?;
-        if files.will_do(authority, now)? {
-            return Ok(files);
+        if files.will_do(authority, grants, now)? {
+            return Ok((files, grants.clone()));
         }
         let svid = authority.credential(ADMIN, TTL, now)?;
-        // A certificate without its key is noticed at the next start, should we die in between.
+        // Known before it is there: a certificate without its key, or that nobody has, harms nobody.
+        let seconds =
+            |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let grants = grants.with(Grant {
+            name: ADMIN.to_owned(),
+            role: Role::Admin,
+            namespaces: BTreeSet::new(),
+            sha256: svid.chain().first().map(|der| fingerprint(der)).into_iter().collect(),
+            created_at: seconds(now),
+            expires_at: seconds(svid.not_after()),
+            created_by: "the control plane".to_owned(),
+        })?;
         disk::write_private(&files.key, svid.key_pem().as_bytes())?;
         disk::write_public(&files.certificate, svid.chain_pem().as_bytes())?;
-        Ok(files)
+        Ok((files, grants))
     }
 
-    fn will_do(&self, authority: &Authority, now: SystemTime) -> Result<bool, DiskError> {
+    fn will_do(
+        &self,
+        authority: &Authority,
+        grants: &Grants,
+        now: SystemTime,
+    ) -> Result<bool, DiskError> {
         let key = disk::read_private(&self.key, FILE_BYTES_MAX)?;
         let certificate = disk::read(&self.certificate, FILE_BYTES_MAX)?;
         let (Some(key), Some(certificate)) = (key, certificate) else { return Ok(false) };
@@ -72,7 +109,9 @@ impl CredentialFiles {
         let left = svid.not_after().duration_since(now).unwrap_or_default();
         // A CA that ends sooner can give no more than it has.
         let enough = left >= LEFT_MIN || svid.not_after() >= authority.not_after();
-        let ours = tls::verify(svid.chain(), authority.bundle(), Role::Client, now).is_ok();
-        Ok(enough && ours)
+        let known = |der: &CertificateDer<'_>| {
+            grants.by_certificate(&fingerprint(der)).is_some_and(|grant| grant.name == ADMIN)
+        };
+        Ok(enough && !left.is_zero() && svid.chain().first().is_some_and(known))
     }
 }

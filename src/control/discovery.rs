@@ -26,6 +26,7 @@ use super::{
     refs,
     registry::{Registration, Registry},
     scope::{Viewer, scope},
+    stand_in,
     state::State,
     trail::Interest,
     trust::Tenure,
@@ -35,6 +36,7 @@ use crate::{
     resource::{
         Kind, ResourceKey,
         pb::{self, discovery_service_server::DiscoveryService, subscribe_request::Message},
+        understood,
     },
     spiffe::SpiffeId,
     task,
@@ -195,6 +197,8 @@ impl Start {
             registration,
             viewer,
             kept,
+            policy_fields: understood::known_to(&hello.policy_fields),
+            denied: BTreeMap::new(),
             grace_until: self.grace_until,
             answered: BTreeMap::new(),
             namespaces: None,
@@ -225,6 +229,10 @@ struct Stream {
     viewer: Viewer,
     /// Workloads that it held and that may not have registered again yet.
     kept: BTreeSet<ResourceKey>,
+    /// The fields of authorization policies that it knows.
+    policy_fields: BTreeSet<String>,
+    /// Policies that it would not understand, for which others stand, and why.
+    denied: BTreeMap<ResourceKey, Vec<pb::Problem>>,
     grace_until: Instant,
     /// What was said of each service: whether it exists.
     answered: BTreeMap<ServiceName, bool>,
@@ -327,8 +335,17 @@ impl Stream {
         let answered = {
             let mut progress = self.seat.session().progress();
             for held in ack.resources {
-                if let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) {
-                    progress.ledger.acknowledge(&key, &held.resource_version);
+                let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) else {
+                    continue;
+                };
+                match self.denied.get(&key) {
+                    // It runs what stands for a policy that it would not understand.
+                    Some(why) => {
+                        progress.ledger.refuse(&key, &held.resource_version, why.clone());
+                    }
+                    None => {
+                        progress.ledger.acknowledge(&key, &held.resource_version);
+                    }
                 }
             }
             progress.settle(self.state.now())
@@ -404,8 +421,10 @@ impl Stream {
     }
 
     fn compute(&mut self, world: &World) {
-        let (wanted, interest) = scope(world, &self.viewer);
+        let (mut wanted, interest) = scope(world, &self.viewer);
         self.seen = Some((world.trail.generation(), interest));
+        let version = &self.seat.session().version;
+        self.denied = stand_in::put(&mut wanted, &self.policy_fields, version);
         let (delta, answered) = {
             let mut progress = self.seat.session().progress();
             if progress.viewer != self.viewer {

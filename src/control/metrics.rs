@@ -1,6 +1,9 @@
 //! What the control plane counts of itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -15,7 +18,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{fleet::Fleet, state::State};
+use super::{ca::Ca, fleet::Fleet, state::State};
 use crate::{resource::pb::WorkloadPhase, telemetry::metrics::Process};
 
 /// Counters and histograms, and how they are written.
@@ -67,8 +70,14 @@ struct SidecarLabels {
 }
 
 impl Metrics {
-    /// Registers everything; what others know already is read when it is asked for.
+    /// Registers everything but the CA's.
+    #[cfg(test)]
     pub(crate) fn new(state: &Arc<State>, fleet: &Arc<Fleet>) -> Self {
+        Self::with_ca(state, fleet, None)
+    }
+
+    /// Registers everything; what others know already is read when it is asked for.
+    pub(crate) fn with_ca(state: &Arc<State>, fleet: &Arc<Fleet>, ca: Option<&Arc<Ca>>) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process::new()));
         let propagation = Histogram::new(exponential_buckets(0.001, 2.0, 16));
@@ -100,6 +109,9 @@ impl Metrics {
         registry.register("outrigger_build", "The program", build);
         let sidecars = Sidecars { state: Arc::clone(state), fleet: Arc::clone(fleet) };
         registry.register_collector(Box::new(sidecars));
+        if let Some(ca) = ca {
+            registry.register_collector(Box::new(Lives { ca: Arc::clone(ca) }));
+        }
         Self { registry, propagation, certificates, calls }
     }
 
@@ -133,6 +145,45 @@ impl Metrics {
             tracing::error!("metrics do not encode");
         }
         text
+    }
+}
+
+/// When CA certificates end.
+#[derive(Debug)]
+struct Lives {
+    ca: Arc<Ca>,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct LifeLabels {
+    kind: &'static str,
+}
+
+impl Collector for Lives {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = "outrigger_certificate_expiry_timestamp_seconds";
+        let help = "When a certificate expires, in seconds since 1970";
+        let gauge = ConstGauge::new(0_i64);
+        let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+        let lives = self.ca.lives();
+        // While roots are exchanged there are two; the one that ends first is what matters.
+        for kind in ["root", "issuing"] {
+            let ends = lives.iter().filter(|(of, ..)| *of == kind).map(|(.., until)| *until);
+            let Some(end) = ends.min() else { continue };
+            let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let gauge = ConstGauge::new(i64::try_from(seconds).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&LifeLabels { kind })?)?;
+        }
+        let rotating = i64::from(self.ca.roots().rotation().is_some());
+        let gauge = ConstGauge::new(rotating);
+        let help = "1 while the root is being exchanged";
+        let metric = encoder.encode_descriptor(
+            "outrigger_root_rotation_under_way",
+            help,
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(metric)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -23,12 +23,14 @@ use tonic::Status;
 
 use super::{
     admin::Admin,
+    audit::Audit,
     ca::{self, Ca},
     config::{self, Config},
-    credential::CredentialFiles,
+    credential::{CredentialFiles, LayError},
     discovery::Discovery,
     error,
     fleet::Fleet,
+    grants::{Grants, GrantsError},
     guard,
     issue::{Identities, Issuing},
     lease::Leases,
@@ -48,6 +50,7 @@ use crate::{
         disk::{DataDirectory, DiskError},
     },
     spiffe::{self, IdError, TrustBundle},
+    telemetry::chain,
     units::ServiceName,
 };
 
@@ -120,11 +123,34 @@ pub enum OpenError {
     /// The CA in it, or the one that was brought.
     #[error(transparent)]
     Authority(#[from] CaError),
+    /// The book of credentials, or the files of the administrator's.
+    #[error("{0}")]
+    Credentials(String),
+    /// The audit log.
+    #[error("can not open the audit log")]
+    Audit(#[source] io::Error),
     /// Another root would cut off every sidecar that has joined.
     #[error(
-        "{} has another root than the one given; a mesh keeps its root", .0.display()
+        "{} has another root than the one given; outrigger ca rotate --root-cert … --root-key … \
+         exchanges it while the mesh works", .0.display()
     )]
     OtherRoot(PathBuf),
+}
+
+impl From<GrantsError> for OpenError {
+    fn from(error: GrantsError) -> Self {
+        Self::Credentials(chain(&error))
+    }
+}
+
+impl From<LayError> for OpenError {
+    fn from(error: LayError) -> Self {
+        match error {
+            LayError::Ca(error) => Self::Authority(error),
+            LayError::Disk(error) => Self::Data(error),
+            LayError::Grants(error) => error.into(),
+        }
+    }
 }
 
 /// An open control plane. Clones are the same one; the data directory is held until the last of
@@ -142,6 +168,7 @@ struct Inner {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     ca: Arc<Ca>,
+    audit: Arc<Audit>,
     credential: CredentialFiles,
     started_at: SystemTime,
     // Last, so that nobody else opens the directory while anything above is still open.
@@ -163,16 +190,19 @@ impl ControlPlane {
         let directory = DataDirectory::open(&options.data)?;
         let state = State::open(&options.data.join(STORE_FILE), trust_domain, options.now)?;
         let roots = roots(&options, now)?;
-        let credential = CredentialFiles::lay(&options.data, roots.issuer(), now)?;
+        let grants = Grants::load(&options.data)?;
+        let (credential, grants) =
+            CredentialFiles::lay(&options.data, roots.issuer(), &grants, now)?;
+        let audit = Audit::open(&options.data).map_err(OpenError::Audit)?;
         let settings = ca::Settings {
             data: options.data.clone(),
             names: options.names.clone(),
             leaf_ttl: options.leaf_ttl,
             now: options.now,
         };
-        let ca = Arc::new(Ca::new(settings, roots)?);
+        let ca = Arc::new(Ca::new(settings, roots, grants)?);
         let fleet = Arc::new(Fleet::default());
-        let metrics = Arc::new(Metrics::new(&state, &fleet));
+        let metrics = Arc::new(Metrics::with_ca(&state, &fleet, Some(&ca)));
         Ok(Self {
             inner: Arc::new(Inner {
                 registry: Registry::new(Arc::clone(&state)),
@@ -180,6 +210,7 @@ impl ControlPlane {
                 fleet,
                 metrics,
                 ca,
+                audit: Arc::new(audit),
                 credential,
                 started_at: now,
                 options,
@@ -266,6 +297,8 @@ impl ControlPlane {
         let surroundings = Surroundings {
             tls: inner.ca.tls(),
             trust: inner.ca.trust(),
+            audit: Arc::clone(&inner.audit),
+            state: Arc::clone(&inner.state),
             metrics: Arc::clone(&inner.metrics),
             now: inner.options.now,
             ending: ending.clone(),
@@ -317,7 +350,11 @@ impl ControlPlane {
                 metrics: Arc::clone(metrics),
                 ending: ending.clone(),
             }),
-            admin: Admin { state: Arc::clone(state), ca: Arc::clone(&inner.ca) },
+            admin: Admin {
+                state: Arc::clone(state),
+                ca: Arc::clone(&inner.ca),
+                audit: Arc::clone(&inner.audit),
+            },
         }
     }
 
@@ -327,7 +364,11 @@ impl ControlPlane {
         loop {
             sleep(pause).await;
             let ca = Arc::clone(&self.inner.ca);
-            if spawn_blocking(move || ca.renew()).await.is_err() {
+            let renew = move || {
+                ca.renew();
+                ca.warn_of_ends();
+            };
+            if spawn_blocking(renew).await.is_err() {
                 tracing::error!("the renewal of the port's certificate panicked");
             }
         }

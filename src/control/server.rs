@@ -21,6 +21,7 @@ use tower::{
 
 use super::{
     admin::Admin,
+    audit::{Audit, Record},
     auth::Authenticate,
     config::Config,
     discovery::Discovery,
@@ -28,6 +29,7 @@ use super::{
     layers::{Deadline, Trace},
     listen,
     metrics::Metrics,
+    state::State,
     trust::Trust,
 };
 use crate::resource::{
@@ -84,6 +86,8 @@ pub(crate) struct Surroundings {
     pub tls: Arc<ArcSwap<ServerConfig>>,
     pub trust: watch::Receiver<Arc<Trust>>,
     pub metrics: Arc<Metrics>,
+    pub audit: Arc<Audit>,
+    pub state: Arc<State>,
     /// The wall clock.
     pub now: fn() -> SystemTime,
     /// Cancelled by [`serve`] when it ends; the services end their streams by it.
@@ -101,7 +105,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let Surroundings { tls, trust, metrics, now, ending } = surroundings;
+    let Surroundings { tls, trust, metrics, audit, state, now, ending } = surroundings;
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
@@ -118,6 +122,11 @@ pub(crate) async fn serve(
             trust: trust.clone(),
             now,
             strangers: Arc::clone(&strangers),
+        }))
+        .layer(layer_fn(move |inner| Record {
+            inner,
+            audit: Arc::clone(&audit),
+            state: Arc::clone(&state),
         }))
         .into_inner();
     let mut builder = Server::builder()

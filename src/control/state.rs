@@ -23,6 +23,7 @@ use tokio::{
 };
 use tonic::Status;
 
+pub(crate) use super::time::pb_time;
 use super::{
     error,
     gone::Gone,
@@ -496,11 +497,6 @@ fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc
         let key = resource::key(&resource)?;
         Some((key, Arc::new(resource)))
     })
-}
-
-/// As protobuf writes a moment.
-pub(crate) fn pb_time(time: SystemTime) -> prost_types::Timestamp {
-    prost_types::Timestamp::from(time)
 }
 
 #[cfg(test)]

@@ -105,6 +105,12 @@ pub(crate) fn list(writer: &Writer) -> Vec<pb::Token> {
     tokens
 }
 
+/// For whom a token is, if it is there.
+pub(crate) fn service_of(writer: &Writer, id: &str) -> Option<ServiceName> {
+    let info = writer.tokens.get(id)?.info.as_ref()?;
+    Some(ServiceName::new(&info.service, &info.namespace))
+}
+
 /// Nobody joins with it any more.
 pub(crate) fn revoke(state: &State, writer: &mut Writer, id: &str) -> Result<(), Status> {
     let Some(row) = writer.tokens.get(id) else {
@@ -132,13 +138,23 @@ pub(crate) fn attest(
         return Err(refused("TOKEN_UNKNOWN", "this control plane has not made this token"));
     };
     if info.revoked {
-        return Err(refused("TOKEN_REVOKED", "the token was revoked"));
+        return Err(refused("TOKEN_REVOKED", "the token was revoked; ask for another one"));
     }
     if expires_at(info) <= now {
-        return Err(refused("TOKEN_EXPIRED", "the token has expired; make another one"));
+        let service = format!("{}.{}", info.service, info.namespace);
+        let message = format!(
+            "the token has expired; `outrigger token create --service {service}` makes another one"
+        );
+        return Err(refused("TOKEN_EXPIRED", &message));
     }
     if info.uses > 0 && info.used >= info.uses && !is_known(row, csr) {
-        return Err(refused("TOKEN_USED", "the token was used as often as it may be"));
+        let times = if info.uses == 1 { "once".to_owned() } else { format!("{} times", info.uses) };
+        let message = format!(
+            "the token was for joining {times}, and that was done; a sidecar that keeps its data \
+             directory joins once and needs none again, others need a token with more uses \
+             (--uses 0)"
+        );
+        return Err(refused("TOKEN_USED", &message));
     }
     let service = ServiceName::new(&info.service, &info.namespace);
     if service != *token.service() {

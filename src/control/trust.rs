@@ -13,11 +13,11 @@ use rustls_pki_types::CertificateDer;
 use tokio::{sync::watch, time::sleep};
 use tonic::{Code, Status};
 
-use super::{auth::Connection, error};
+use super::{auth::Connection, error, grants::Grants};
 use crate::{
     identity::Roots,
     resource::pb,
-    spiffe::{TrustBundle, hex, sha256},
+    spiffe::{CREDENTIAL_PATH, Leaf, TrustBundle, fingerprint, hex, sha256},
     tls,
 };
 
@@ -39,23 +39,50 @@ pub(crate) struct Trust {
     pub retiring: Vec<[u8; 32]>,
     /// Names all of it to sidecars.
     pub version: String,
+    /// Who may call the API.
+    pub grants: Arc<Grants>,
 }
 
 impl Trust {
     /// As the CA has it.
-    pub(crate) fn of(roots: &Roots, generation: u64) -> Self {
+    pub(crate) fn of(roots: &Roots, grants: &Arc<Grants>, generation: u64) -> Self {
         let bundle = roots.bundle();
         let (issuer, retiring) = (roots.issuer().root_hash(), roots.retiring());
         let mut all: Vec<u8> = bundle.certificates().flat_map(|root| sha256(root)).collect();
         all.extend(issuer);
         all.extend(retiring.iter().flatten());
         let version = hex(&sha256(&all)[..8]);
-        Self { generation, bundle: Arc::new(bundle), issuer, retiring, version }
+        let grants = Arc::clone(grants);
+        Self { generation, bundle: Arc::new(bundle), issuer, retiring, version, grants }
     }
 
-    /// Whether a connection that showed these certificates may stay.
-    pub(crate) fn admits(&self, certificates: &[CertificateDer<'_>], now: SystemTime) -> bool {
-        tls::control_admits(certificates, &self.bundle, now)
+    /// Whether a connection that showed these certificates may stay. A credential is known by its
+    /// certificate alone.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED when it may not.
+    fn admit(&self, certificates: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Status> {
+        let Some(end) = certificates.first() else { return Ok(()) };
+        let refused = |reason, message: &str| {
+            Err(error::refused(Code::Unauthenticated, reason, message, &[]))
+        };
+        let path = |leaf: Leaf| leaf.id.path().starts_with(CREDENTIAL_PATH);
+        if Leaf::read(end).is_ok_and(path) {
+            if self.grants.by_certificate(&fingerprint(end)).is_some() {
+                return Ok(());
+            }
+            return refused(
+                "CREDENTIAL_UNKNOWN",
+                "this credential was revoked, or another control plane made it",
+            );
+        }
+        if tls::control_admits(certificates, &self.bundle, now) {
+            return Ok(());
+        }
+        refused(
+            "CERTIFICATE_DISTRUSTED",
+            "the root of this certificate is not trusted any more; join again with a token",
+        )
     }
 
     /// As it travels to one of `sidecars`.
@@ -87,14 +114,7 @@ impl Connection {
         if self.verdict.0.load(Ordering::Relaxed) == trust.generation {
             return Ok(());
         }
-        if !trust.admits(certificates, now) {
-            return Err(error::refused(
-                Code::Unauthenticated,
-                "CERTIFICATE_DISTRUSTED",
-                "the root of this certificate is not trusted any more; join again with a token",
-                &[],
-            ));
-        }
+        trust.admit(certificates, now)?;
         self.verdict.0.store(trust.generation, Ordering::Relaxed);
         Ok(())
     }

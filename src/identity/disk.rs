@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    spiffe::{BundleError, Svid, SvidError, TrustBundle},
+    spiffe::{BundleError, Svid, SvidError, TrustBundle, hex},
     tls,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 const SVID_FILE: &str = "svid.pem";
 const BUNDLE_FILE: &str = "bundle.pem";
 const LAST_GOOD_FILE: &str = "last-good";
+/// The root that the token of the last join named.
+const JOINED_FILE: &str = "joined";
 const LOCK_FILE: &str = "lock";
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// Far more than the resources that concern one node.
@@ -157,6 +159,24 @@ impl DataDirectory {
         let Some(svid) = self.load_svid()? else { return Ok(None) };
         let bundle = self.load_bundle(svid.id().trust_domain())?;
         Ok(bundle.map(|bundle| (svid, bundle)))
+    }
+
+    /// Notes the root that the token named by which the identity was had.
+    ///
+    /// # Errors
+    /// When it can not be written.
+    pub fn save_joined(&self, root_hash: &[u8; 32]) -> Result<(), DiskError> {
+        write_private(&self.path.join(JOINED_FILE), hex(root_hash).as_bytes())
+    }
+
+    /// Whether the identity was had by a token that names this root: the mesh may have exchanged it
+    /// since.
+    ///
+    /// # Errors
+    /// When the note can not be read.
+    pub fn has_joined(&self, root_hash: &[u8; 32]) -> Result<bool, DiskError> {
+        let noted = read(&self.path.join(JOINED_FILE), PEM_BYTES_MAX)?;
+        Ok(noted.is_some_and(|noted| noted == hex(root_hash).as_bytes()))
     }
 
     /// Stores the resources that run now, encoded by whoever reads them again.

@@ -22,6 +22,7 @@ pub mod route;
 mod samples;
 pub mod service;
 pub mod traffic_policy;
+pub mod understood;
 pub mod workload;
 mod write;
 pub mod yaml;

@@ -3,6 +3,7 @@
 //! optional, because a token or nothing at all comes without.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -49,13 +50,19 @@ pub fn control_client(trust: ControlTrust, credential: Option<&Svid>) -> Arc<Cli
     config::client(credential.map(Svid::certified_key), expected)
 }
 
-/// The configuration of the control plane's port. Made anew whenever its SVID or bundle changes.
-/// Name the caller with [`control_caller`]: expired certificates get through the handshake.
-pub fn control_server(svid: &Svid, bundle: &Arc<TrustBundle>) -> Arc<ServerConfig> {
+/// The configuration of the control plane's port. Made anew whenever its SVID, the bundle or the
+/// certificates that are `known` by themselves change. Name the caller with [`control_caller`]: expired
+/// certificates get through the handshake.
+pub fn control_server(
+    svid: &Svid,
+    bundle: &Arc<TrustBundle>,
+    known: Arc<HashSet<[u8; 32]>>,
+) -> Arc<ServerConfig> {
     let verifier = ClientVerifier {
         bundle: Arc::clone(bundle),
         required: false,
         expired_max: RENEW_EXPIRED_MAX,
+        known,
     };
     config::server(svid.certified_key(), Arc::new(verifier))
 }

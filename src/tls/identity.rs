@@ -256,6 +256,7 @@ impl State {
             bundle: Arc::clone(&bundle),
             required: true,
             expired_max: Duration::ZERO,
+            known: Arc::default(),
         };
         let server = config::server(svid.certified_key(), Arc::new(verifier));
         let clients = Mutex::default();

@@ -29,5 +29,6 @@ mod jaeger;
 mod live;
 mod root;
 mod run;
+mod secrets;
 mod static_mode;
 mod version;

@@ -43,6 +43,7 @@ use crate::{
     resource::{
         Problem, ResourceKey,
         pb::{self, WorkloadPhase, subscribe_request::Message},
+        understood,
     },
     snapshot::{self, Node, Snapshot},
     telemetry::Telemetry,
@@ -320,6 +321,7 @@ impl Discovery {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             held: self.held.begin(),
             subscriptions: self.uses.services().map(subscription).collect(),
+            policy_fields: understood::known().into_iter().collect(),
         }
     }
 

@@ -113,7 +113,7 @@ impl Plane {
         let id = spiffe::control_plane("mesh.local").expect("an ID");
         let own = svid(&authority, &id);
         let bundle = Arc::new(authority.bundle().clone());
-        let acceptor = TlsAcceptor::from(tls::control_server(&own, &bundle));
+        let acceptor = TlsAcceptor::from(tls::control_server(&own, &bundle, Arc::default()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let server = listener.local_addr().expect("bound").to_string();
         let (sender, streams) = mpsc::channel(8);

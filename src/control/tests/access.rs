@@ -20,7 +20,10 @@ use crate::{
     clock,
     control::{listen::STRANGERS_MAX, server::CALLS_MAX},
     identity::Authority,
-    resource::DESCRIPTORS,
+    resource::{
+        DESCRIPTORS,
+        pb::{self, CredentialRole},
+    },
     tls::{self, ControlTrust},
 };
 
@@ -84,7 +87,12 @@ async fn every_method_is_refused_to_whoever_may_not_call_it() {
     let day = Duration::from_secs(86_400);
     let hour = Duration::from_secs(3600);
     let now = clock::now();
-    let reader = plane.authority().credential("reader", hour, now).expect("made");
+    // A certificate of the mesh's CA is no credential by that alone.
+    let unknown = plane.authority().credential("reader", hour, now).expect("made");
+    let viewer = plane.credential("viewer", CredentialRole::Viewer, &[]).await;
+    let editor = plane.credential("editor", CredentialRole::Editor, &["shop"]).await;
+    let reads = ["Get", "List", "Status", "ListTokens", "GetAuthority", "TrustBundle", "Join"];
+    let writes = ["Apply", "Delete", "CreateToken", "RevokeToken"];
     let of_workload = [&["Join", "Renew", "TrustBundle", "Subscribe"], &standard[..]].concat();
     // Watch is a method of two services, and only one of them is for everybody.
     for (who, caller, expected) in [
@@ -95,14 +103,16 @@ async fn every_method_is_refused_to_whoever_may_not_call_it() {
             names(&["Join", "Renew"]),
         ),
         ("a workload", plane.workload("shop/orders"), names(&of_workload)),
+        ("a credential that is not known", plane.caller(Some(&unknown)), names(&[])),
+        ("a viewer", plane.caller(Some(&viewer)), names(&[&reads, &standard[..]].concat())),
         (
-            "another credential",
-            plane.caller(Some(&reader)),
-            names(&[&["Join"], &standard[..]].concat()),
+            "an editor",
+            plane.caller(Some(&editor)),
+            names(&[&reads[..], &writes, &standard].concat()),
         ),
     ] {
         assert_eq!(permitted(&caller).await, expected, "{who}");
-        if who != "nobody" && who != "an expired workload" {
+        if who == "a workload" {
             let code = answer(&caller, "/outrigger.v1.ConfigService/Watch").await;
             assert_eq!(code, Code::PermissionDenied, "{who}");
         }
@@ -149,7 +159,7 @@ async fn a_certificate_of_another_root_opens_nothing() {
 #[tokio::test]
 async fn a_message_that_is_too_large_is_refused() {
     let plane = Plane::start().await;
-    let request = crate::resource::pb::JoinRequest { token: "x".repeat(1 << 20), csr: Vec::new() };
+    let request = pb::JoinRequest { token: "x".repeat(1 << 20), csr: Vec::new() };
     let refused = soon(plane.caller(None).identity().join(request)).await.expect_err("refused");
     assert_eq!(refused.code(), Code::OutOfRange);
 }
@@ -212,4 +222,118 @@ async fn strangers_can_not_take_the_calls_of_others() {
     let check = "/grpc.health.v1.Health/Check";
     assert_eq!(answer(&plane.workload("shop/orders"), check).await, Code::Ok);
     drop(calls);
+}
+
+#[tokio::test]
+async fn an_editor_writes_in_its_namespaces_and_nowhere_else() {
+    let plane = Plane::start().await;
+    let editor = plane.credential("ci", CredentialRole::Editor, &["shop"]).await;
+    let editor = plane.caller(Some(&editor));
+    let service = |name: &str| crate::control::sample::service(name, "");
+    let applied = editor.apply(vec![service("shop/orders")]).await;
+    assert!(applied.problems.is_empty() && applied.revision == 1, "{applied:?}");
+    let refused = |resources| {
+        let mut client = editor.config();
+        let request = pb::ApplyRequest { resources, ..Default::default() };
+        async move { soon(client.apply(request)).await.expect_err("refused") }
+    };
+    let mesh = pb::Resource {
+        metadata: Some(pb::Metadata { name: "mesh".to_owned(), ..Default::default() }),
+        spec: Some(pb::resource::Spec::Mesh(pb::Mesh::default())),
+        ..Default::default()
+    };
+    for resources in [
+        vec![service("billing/refunds")],
+        vec![service("shop/orders"), service("billing/refunds")],
+        vec![mesh],
+    ] {
+        let status = refused(resources).await;
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert!(status.message().contains("ci (editor) may not write"), "{status:?}");
+    }
+    let delete = pb::DeleteRequest {
+        resources: vec![super::id("Service", "billing/refunds")],
+        ..Default::default()
+    };
+    let refused = soon(editor.config().delete(delete)).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let token = |namespace: &str| pb::CreateTokenRequest {
+        service: "orders".to_owned(),
+        namespace: namespace.to_owned(),
+        ..Default::default()
+    };
+    soon(editor.tokens().create_token(token("shop"))).await.expect("its own");
+    let refused = soon(editor.tokens().create_token(token("billing"))).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let theirs = soon(plane.admin().tokens().create_token(token("billing"))).await.expect("made");
+    let revoke = pb::RevokeTokenRequest { id: theirs.into_inner().info.expect("told").id };
+    let refused = soon(editor.tokens().revoke_token(revoke)).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    // Each of them is in the audit log, the refused ones too.
+    let audit = pb::ListAuditRequest::default();
+    let entries = soon(plane.admin().tokens().list_audit(audit)).await.expect("read").into_inner();
+    let lines: Vec<_> = entries
+        .entries
+        .iter()
+        .rev()
+        .map(|it| {
+            let name = it.who.rsplit('/').next().unwrap_or_default();
+            let outcome = it.outcome.split(':').next().unwrap_or_default();
+            format!("{name} {} {}-{} {outcome}", it.method, it.revision_before, it.revision_after)
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "admin AdminService/CreateCredential 0-0 OK",
+            "ci ConfigService/Apply 0-1 OK",
+            "ci ConfigService/Apply 1-1 PermissionDenied",
+            "ci ConfigService/Apply 1-1 PermissionDenied",
+            "ci ConfigService/Apply 1-1 PermissionDenied",
+            "ci ConfigService/Delete 1-1 PermissionDenied",
+            "ci AdminService/CreateToken 1-1 OK",
+            "ci AdminService/CreateToken 1-1 PermissionDenied",
+            "admin AdminService/CreateToken 1-1 OK",
+            "ci AdminService/RevokeToken 1-1 PermissionDenied",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_credential_is_good_for_nothing_at_once() {
+    let plane = Plane::start().await;
+    let ana = plane.credential("ana", CredentialRole::Viewer, &[]).await;
+    let ana = plane.caller(Some(&ana));
+    let watch = soon(ana.config().watch(pb::WatchRequest::default())).await;
+    let mut watch = watch.expect("accepted").into_inner();
+    soon(watch.message()).await.expect("synced");
+    let admin = plane.admin();
+    let again = plane.try_credential("ana", CredentialRole::Admin, &[]).await.expect_err("exists");
+    assert_eq!(again.code(), Code::AlreadyExists);
+    let revoke = || pb::RevokeCredentialRequest { name: "ana".to_owned() };
+    soon(admin.tokens().revoke_credential(revoke())).await.expect("revoked");
+    let ended = soon(async {
+        loop {
+            match watch.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => unreachable!("it ends with a reason"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    let info = ended.get_details_error_info().expect("has details");
+    assert_eq!((ended.code(), &*info.reason), (Code::Unauthenticated, "CREDENTIAL_UNKNOWN"));
+    let refused = soon(ana.config().status(pb::StatusRequest::default())).await;
+    assert_eq!(refused.expect_err("refused").code(), Code::Unauthenticated);
+    let gone = soon(admin.tokens().revoke_credential(revoke())).await.expect_err("gone");
+    assert_eq!(gone.code(), Code::NotFound);
+
+    // The administrator's own leaves another one in the data directory.
+    let revoke = pb::RevokeCredentialRequest { name: "admin".to_owned() };
+    soon(admin.tokens().revoke_credential(revoke)).await.expect("revoked");
+    let refused = soon(admin.config().status(pb::StatusRequest::default())).await;
+    assert_eq!(refused.expect_err("refused").code(), Code::Unauthenticated);
+    plane.admin().status().await;
 }

@@ -323,3 +323,63 @@ async fn one_who_does_not_read_holds_up_nobody() {
     let all = rounds * 40 * 100_000;
     assert!(bytes < all / 2, "{bytes} of {all} bytes");
 }
+
+#[tokio::test]
+async fn a_policy_that_a_sidecar_does_not_know_in_full_lets_nobody_in() {
+    let plane = Plane::start().await;
+    let admin = plane.admin();
+    let policy = pb::AuthorizationPolicy {
+        action: pb::AuthorizationAction::Audit.into(),
+        rules: vec![pb::AuthorizationRule::default()],
+        ..Default::default()
+    };
+    let metadata =
+        pb::Metadata { name: "p".into(), namespace: "shop".into(), ..Default::default() };
+    let policy = pb::Resource {
+        metadata: Some(metadata),
+        spec: Some(pb::resource::Spec::AuthorizationPolicy(policy)),
+        ..Default::default()
+    };
+    assert!(admin.apply(vec![policy]).await.problems.is_empty());
+    let mut known = crate::resource::understood::known();
+    known.remove("action=3");
+    let mut old = hello("shop/orders", "orders-1");
+    old.policy_fields = known.into_iter().collect();
+    let mut old = plane.workload("shop/orders").sidecar(old).await;
+    let sent = loop {
+        let message = old.next().await.expect("a message");
+        let is_policy = |it: &&pb::Resource| {
+            matches!(it.spec, Some(pb::resource::Spec::AuthorizationPolicy(_)))
+        };
+        if let Some(policy) = message.changed.iter().find(is_policy) {
+            break policy.clone();
+        }
+    };
+    let Some(pb::resource::Spec::AuthorizationPolicy(spec)) = &sent.spec else { unreachable!() };
+    assert_eq!(spec.action(), pb::AuthorizationAction::Deny);
+    let held = pb::Held {
+        resource: Some(id("AuthorizationPolicy", "shop/p")),
+        resource_version: sent.metadata.expect("set").resource_version,
+    };
+    old.say(Message::Ack(pb::Ack { resources: vec![held] })).await;
+    // It is told as refused, although the sidecar runs what it was sent.
+    admin
+        .status_when(|status| {
+            status
+                .refusals
+                .iter()
+                .any(|it| it.problems[0].message.contains("does not know action=3"))
+        })
+        .await;
+
+    // One that knows all of it gets it as it was written.
+    let mut new = plane.workload("shop/web").sidecar(hello("shop/web", "web-1")).await;
+    let heard = new.next().await.expect("a message");
+    let audits = heard.changed.iter().any(|it| match &it.spec {
+        Some(pb::resource::Spec::AuthorizationPolicy(spec)) => {
+            spec.action() == pb::AuthorizationAction::Audit
+        }
+        _ => false,
+    });
+    assert!(audits, "{:?}", super::words(&heard));
+}

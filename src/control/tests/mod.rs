@@ -5,6 +5,7 @@ mod access;
 mod configuration;
 mod discovery;
 mod history;
+mod hostile;
 mod joining;
 mod lifecycle;
 mod rotation;
@@ -140,6 +141,30 @@ impl Plane {
         let read = |path: &PathBuf| std::fs::read(path).expect("is there");
         let svid = Svid::from_pem(&read(&files.certificate), &read(&files.key), tls::provider());
         self.caller(Some(&svid.expect("a credential")))
+    }
+
+    /// A new credential.
+    async fn credential(&self, name: &str, role: pb::CredentialRole, namespaces: &[&str]) -> Svid {
+        self.try_credential(name, role, namespaces).await.expect("made")
+    }
+
+    async fn try_credential(
+        &self,
+        name: &str,
+        role: pb::CredentialRole,
+        namespaces: &[&str],
+    ) -> Result<Svid, Status> {
+        let made = csr::make().expect("made");
+        let request = pb::CreateCredentialRequest {
+            name: name.to_owned(),
+            role: role.into(),
+            namespaces: namespaces.iter().map(|it| (*it).to_owned()).collect(),
+            ttl: None,
+            csr: made.csr,
+        };
+        let answer = soon(self.admin().tokens().create_credential(request)).await?.into_inner();
+        let chain = answer.chain.into_iter().map(Into::into).collect();
+        Ok(Svid::new(chain, made.key, tls::provider()).expect("belongs together"))
     }
 
     /// A caller with a fresh SVID of "shop/orders".

@@ -217,7 +217,7 @@ fn a_token_pins_the_root_of_the_control_plane() {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let server = authority.server_certificate(&names, &[], DAY, clock::now()).expect("signed");
     let bundle = Arc::new(authority.bundle().clone());
-    let server = tls::control_server(&server, &bundle);
+    let server = tls::control_server(&server, &bundle, Arc::default());
     let pinned = |hash| tls::control_client(ControlTrust::RootHash(hash), None);
     let (near, far) = handshake(pinned(authority.root_hash()), Arc::clone(&server));
     assert!(near.is_ok());
@@ -237,7 +237,7 @@ fn no_workload_can_pass_for_the_control_plane() {
     let chain = workload.chain().iter().chain(bundle.certificates()).cloned().collect();
     let key = rustls_pki_types::pem::PemObject::from_pem_slice(workload.key_pem().as_bytes());
     let workload = Svid::new(chain, key.expect("its own"), tls::provider()).expect("an SVID");
-    let server = tls::control_server(&workload, &bundle);
+    let server = tls::control_server(&workload, &bundle, Arc::default());
     for trust in
         [ControlTrust::RootHash(authority.root_hash()), ControlTrust::Bundle(Arc::clone(&bundle))]
     {
@@ -252,7 +252,7 @@ fn the_control_plane_knows_its_callers() {
     let now = clock::now();
     let bundle = Arc::new(authority.bundle().clone());
     let server = authority.server_certificate(&[], &[], DAY, now).expect("signed");
-    let server = tls::control_server(&server, &bundle);
+    let server = tls::control_server(&server, &bundle, Arc::default());
     let call = |credential: &Svid| {
         let trust = ControlTrust::Bundle(Arc::clone(&bundle));
         let client = tls::control_client(trust, Some(credential));
