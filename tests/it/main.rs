@@ -32,3 +32,4 @@ mod run;
 mod secrets;
 mod static_mode;
 mod version;
+mod wrong;
