@@ -31,5 +31,6 @@ mod root;
 mod run;
 mod secrets;
 mod static_mode;
+mod systemd;
 mod version;
 mod wrong;
