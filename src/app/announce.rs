@@ -19,6 +19,8 @@ use serde_json::Value;
 use super::bootstrap::variable;
 use crate::task::Tasks;
 
+/// How long a message may wait for a supervisor that does not read.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at whether there is something new to say.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// The variables of systemd's protocol; they are for this process and not for its child.
@@ -121,12 +123,19 @@ pub fn notify_reloading() {
     notify(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
 }
 
+/// Signs of life come again soon, so that one is not waited for that finds the queue full; anything
+/// else waits a moment. Never longer: a supervisor that hangs must not stop who runs under it.
 fn send(name: &str, message: &str) -> io::Result<()> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(name)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    let socket = UnixDatagram::unbound()?;
+    match message.starts_with("WATCHDOG=") || message.starts_with("STATUS=") {
+        true => socket.set_nonblocking(true)?,
+        false => socket.set_write_timeout(Some(WAIT_MAX))?,
+    }
+    socket.send_to_addr(message.as_bytes(), &address)?;
     Ok(())
 }
 
@@ -186,6 +195,10 @@ mod tests {
         let mut buffer = [0; 64];
         let length = socket.recv(&mut buffer).expect("received");
         assert_eq!(&buffer[..length], b"READY=1");
+        // One that does not read holds nobody up.
+        let sent =
+            (0..100_000).take_while(|_| send(path.to_str().expect("text"), "WATCHDOG=1").is_ok());
+        assert!(sent.count() < 100_000, "its queue has an end");
         assert!(send("@outrigger-nobody-listens-here", "READY=1").is_err());
     }
 }

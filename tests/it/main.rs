@@ -33,4 +33,6 @@ mod root;
 mod run;
 mod secrets;
 mod static_mode;
+mod systemd;
 mod version;
+mod wrong;
