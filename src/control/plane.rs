@@ -294,7 +294,9 @@ impl ControlPlane {
             now: inner.options.now,
             ending: ending.clone(),
         };
-        let serving = server::serve(self.services(&ending), surroundings, listener, shutdown);
+        // On the heap, because the whole of the API is in it.
+        let serving =
+            Box::pin(server::serve(self.services(&ending), surroundings, listener, shutdown));
         let (ca, fleet) = (Arc::clone(&inner.ca), Arc::clone(&inner.fleet));
         tokio::select! {
             ended = serving => ended,
