@@ -268,12 +268,15 @@ impl Ca {
         }
     }
 
-    /// When a certificate of the chain that signs ends, or of a root that is trusted: the first.
+    /// When the first root that is trusted ends, or what signs, where that is not renewed by itself.
     pub(crate) fn not_after(&self) -> SystemTime {
         let roots = self.roots.load();
-        let ends = roots.bundle().not_after();
-        let issuing = roots.issuer().not_after();
-        ends.map_or(issuing, |root| root.min(issuing))
+        let (root, issuing) = (roots.bundle().not_after(), roots.issuer().not_after());
+        match root {
+            Some(root) if roots.is_root_key_here() => root,
+            Some(root) => root.min(issuing),
+            None => issuing,
+        }
     }
 
     /// For people.

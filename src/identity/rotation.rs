@@ -39,6 +39,8 @@ const BACKOFF_EXPIRED_MAX: Duration = Duration::from_secs(5);
 const REMAINING_DIVISOR: u32 = 8;
 /// The wall clock is looked at again this often: a machine that slept wakes to an old certificate.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// With less than this share of its life left a certificate that is not renewed is an error.
+const SOON_SHARE: f64 = 0.25;
 /// How long one renewal may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
 
@@ -161,13 +163,32 @@ pub async fn keep(
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                tracing::warn!(failures, error, "can not renew the certificate");
+                tell(failures, &error, &svid, (sources.now)());
                 observe(Outcome::Failed { times: failures });
                 let random = (sources.random)();
                 let wait = retry_after(failures, svid.not_after(), (sources.now)(), random);
                 tokio::time::sleep(wait).await;
             }
         }
+    }
+}
+
+/// Renewal begins at half of a life: a failure is worth a warning then, and more when little is left.
+fn tell(failures: u32, error: &str, svid: &Svid, now: SystemTime) {
+    let left = svid.not_after().duration_since(now).unwrap_or_default();
+    let life = svid.not_after().duration_since(svid.not_before()).unwrap_or_default();
+    let left_seconds = left.as_secs();
+    if left.is_zero() {
+        tracing::error!(failures, error, "can not renew the certificate, which has expired");
+    } else if left <= life.mul_f64(SOON_SHARE) {
+        tracing::error!(
+            failures,
+            error,
+            left_seconds,
+            "can not renew the certificate; it ends soon"
+        );
+    } else {
+        tracing::warn!(failures, error, left_seconds, "can not renew the certificate");
     }
 }
 

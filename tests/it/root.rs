@@ -1,7 +1,7 @@
 //! The mesh's root is exchanged under a steady load, by one command, while the control plane is killed
 //! and started again in the middle: no call fails, and nothing of the old root is left.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -73,6 +73,21 @@ async fn the_root_is_exchanged_under_load_and_no_call_fails() {
     args[at + 1] = old_token;
     let late = Program::start(&mesh.place, "late", &args).await;
     assert_eq!(certificates(&late).await.expect("told").0, [new_root.as_str()]);
+    check_context_of_before(&mesh, &copy).await;
+
+    // A restart of everything finds the new root on disk.
+    mesh.restart_control().await;
+    eventually(SOON, async || {
+        let status = mesh.place.run(&["status", "-o", "json"]).await;
+        let sidecars = status.json()["sidecars"].as_array().map_or(0, Vec::len);
+        if sidecars == 4 { Ok(()) } else { Err(format!("{sidecars} sidecars are back")) }
+    })
+    .await;
+    assert_eq!(authority(&mesh).await["roots"][0]["sha256"], new_root.as_str());
+}
+
+/// A context that knows the root as it was still leads to the control plane.
+async fn check_context_of_before(mesh: &Mesh, copy: &Path) {
     let data = mesh.place.path("state/outrigger/control-plane");
     let file = |name: &str| data.join(name).display().to_string();
     let server = mesh.control.address("listen").to_string();
@@ -93,16 +108,6 @@ async fn the_root_is_exchanged_under_load_and_no_call_fails() {
     ];
     mesh.place.run(&add).await.assert_done();
     mesh.place.run(&["status", "--context", "far"]).await.assert_done();
-
-    // A restart of everything finds the new root on disk.
-    mesh.restart_control().await;
-    eventually(SOON, async || {
-        let status = mesh.place.run(&["status", "-o", "json"]).await;
-        let sidecars = status.json()["sidecars"].as_array().map_or(0, Vec::len);
-        if sidecars == 4 { Ok(()) } else { Err(format!("{sidecars} sidecars are back")) }
-    })
-    .await;
-    assert_eq!(authority(&mesh).await["roots"][0]["sha256"], new_root.as_str());
 }
 
 #[tokio::test]

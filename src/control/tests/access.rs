@@ -271,8 +271,11 @@ async fn an_editor_writes_in_its_namespaces_and_nowhere_else() {
     let revoke = pb::RevokeTokenRequest { id: theirs.into_inner().info.expect("told").id };
     let refused = soon(editor.tokens().revoke_token(revoke)).await.expect_err("refused");
     assert_eq!(refused.code(), Code::PermissionDenied);
+    check_audit(&plane).await;
+}
 
-    // Each of them is in the audit log, the refused ones too.
+/// Each of these calls is in the audit log, the refused ones too.
+async fn check_audit(plane: &Plane) {
     let audit = pb::ListAuditRequest::default();
     let entries = soon(plane.admin().tokens().list_audit(audit)).await.expect("read").into_inner();
     let lines: Vec<_> = entries
