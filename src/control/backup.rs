@@ -379,7 +379,8 @@ pub fn restore(path: &Path, data: &Path) -> Result<Manifest, BackupError> {
     let manifest = check(path)?;
     let _held = DataDirectory::open(data)?;
     let half = data.join(RESTORING).exists();
-    if !half && !files(data)?.is_empty() || data.join(STORE_FILE).exists() {
+    let empty = files(data)?.is_empty() && !data.join(STORE_FILE).exists();
+    if !(half || empty) {
         return Err(BackupError::NotEmpty(data.to_owned()));
     }
     disk::write_private(&data.join(RESTORING), b"")?;

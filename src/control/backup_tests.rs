@@ -105,6 +105,7 @@ async fn what_is_not_whole_is_refused_and_half_a_restore_can_be_made_again() {
     fs::create_dir(&new).expect("made");
     fs::write(new.join(RESTORING), b"").expect("written");
     fs::write(new.join("ca-key.pem"), b"half").expect("written");
+    fs::write(new.join("mesh.redb"), b"also").expect("written");
     assert!(matches!(check_whole(&new), Err(BackupError::Half(_))));
     restore(&path, &new).expect("made again");
     check_whole(&new).expect("whole");
