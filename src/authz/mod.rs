@@ -9,6 +9,8 @@
 
 mod path;
 
+use std::sync::Arc;
+
 use path::Spelling;
 
 use crate::{
@@ -28,7 +30,7 @@ pub struct Decision<'a> {
     pub allowed: bool,
     /// Which policy decided, `shop/payments`: the one that allowed or denied it, or the first Allow
     /// policy of which none allowed it. `None`: the mesh's default.
-    pub policy: Option<&'a str>,
+    pub policy: Option<&'a Arc<str>>,
     /// Whether an Audit policy applies and none of them would have allowed it.
     pub audited: bool,
     /// Whether the caller has proved an identity.
@@ -62,7 +64,7 @@ pub fn decide<'a>(
     let audited = audits && matching(AuthorizationAction::Audit).is_none();
     let decision = |allowed, policy: Option<&'a AuthorizationPolicy>| Decision {
         allowed,
-        policy: policy.map(|policy| policy.name.as_str()),
+        policy: policy.map(|policy| &policy.name),
         audited,
         authenticated: peer.is_some(),
     };

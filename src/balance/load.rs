@@ -79,7 +79,8 @@ impl Load {
     }
 
     fn millis(&self, now: Instant) -> u32 {
-        let millis = now.saturating_duration_since(self.origin).as_millis();
+        let since = now.saturating_duration_since(self.origin);
+        let millis = since.as_secs().wrapping_mul(1000) + u64::from(since.subsec_millis());
         // Wraps after 49 days; `elapsed` wraps with it.
         u32::try_from(millis % (1 << 32)).unwrap_or_default()
     }
@@ -100,10 +101,16 @@ fn elapsed(now: u32, since: u32) -> u32 {
 
 /// The share of an average's weight that is left.
 fn remaining(elapsed_millis: u32) -> f64 {
+    if elapsed_millis == 0 {
+        return 1.0;
+    }
     (-f64::from(elapsed_millis) / 1000.0 / DECAY.as_secs_f64()).exp()
 }
 
 fn fade(average: u32, elapsed_millis: u32) -> u32 {
+    if elapsed_millis == 0 {
+        return average.max(1);
+    }
     to_micros(f64::from(average) * remaining(elapsed_millis))
 }
 

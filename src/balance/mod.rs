@@ -39,6 +39,8 @@ struct Shared {
 /// One endpoint with what is known of it.
 #[derive(Debug, Clone)]
 pub struct Member {
+    /// Which one of the pool's it is, in the snapshot's order.
+    pub place: usize,
     /// As the snapshot has it.
     pub endpoint: Arc<Endpoint>,
     /// Requests under way and their latency.
@@ -51,14 +53,15 @@ impl Pool {
     /// A pool of a destination that was not called before; every later `now` is at or after `now`.
     pub fn new(endpoints: &[Arc<Endpoint>], now: Instant) -> Self {
         let origin = Shared { origin: now, outlier: Outlier::new(now), turn: AtomicU64::new(0) };
-        let members = endpoints.iter().map(|endpoint| Member::new(endpoint, now)).collect();
+        let members = endpoints.iter().enumerate();
+        let members = members.map(|(place, endpoint)| Member::new(place, endpoint, now)).collect();
         Self { members, shared: Arc::new(origin) }
     }
 
     /// The same destination with other endpoints. Those that are still dialled and spoken to in the
     /// same way under the same name keep what is known of them.
     pub fn with_endpoints(&self, endpoints: &[Arc<Endpoint>]) -> Self {
-        let member = |endpoint: &Arc<Endpoint>| {
+        let member = |(place, endpoint): (usize, &Arc<Endpoint>)| {
             let same = |member: &&Member| {
                 let old = &member.endpoint;
                 old.name == endpoint.name
@@ -67,11 +70,11 @@ impl Pool {
             };
             let known = self.members.iter().find(same);
             known.map_or_else(
-                || Member::new(endpoint, self.shared.origin),
-                |known| Member { endpoint: Arc::clone(endpoint), ..known.clone() },
+                || Member::new(place, endpoint, self.shared.origin),
+                |known| Member { place, endpoint: Arc::clone(endpoint), ..known.clone() },
             )
         };
-        let members = endpoints.iter().map(member).collect();
+        let members = endpoints.iter().enumerate().map(member).collect();
         Self { members, shared: Arc::clone(&self.shared) }
     }
 
@@ -100,8 +103,8 @@ impl Pool {
 }
 
 impl Member {
-    fn new(endpoint: &Arc<Endpoint>, origin: Instant) -> Self {
+    fn new(place: usize, endpoint: &Arc<Endpoint>, origin: Instant) -> Self {
         let endpoint = Arc::clone(endpoint);
-        Self { endpoint, load: Arc::new(Load::new(origin)), health: Arc::default() }
+        Self { place, endpoint, load: Arc::new(Load::new(origin)), health: Arc::default() }
     }
 }

@@ -2,13 +2,7 @@
 //! carries status and message ("trailers-only"); every other caller gets a status and one line of
 //! text. Both carry the reason in `outrigger-reason`.
 
-use ::http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE},
-};
-use bytes::Bytes;
-
-use super::{fields, grpc};
+use super::{HeaderBlock, Token, grpc};
 use crate::reason::{GrpcCode, Reason};
 
 /// Why the mesh refuses or ends a request, and what it says about it.
@@ -61,91 +55,89 @@ pub struct Audience {
     pub trace_id: u128,
 }
 
-/// The whole answer.
-pub fn respond(rejection: &Rejection, audience: Audience) -> Response<Bytes> {
+/// The whole answer: its head, and its body.
+pub fn respond(rejection: &Rejection, audience: Audience) -> (HeaderBlock, String) {
     let message = rejection.message(audience.details, audience.trace_id);
-    let mut response = if audience.grpc {
-        let mut response = Response::new(Bytes::new());
-        *response.headers_mut() = grpc::fields(rejection.grpc, &message);
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response
+    let mut head = HeaderBlock::new();
+    let body = if audience.grpc {
+        head.push_token(Token::Status, b"200");
+        head.push_token(Token::ContentType, b"application/grpc");
+        grpc::say(&mut head, rejection.grpc, &message);
+        String::new()
     } else {
-        text(rejection.reason, message, audience.head)
+        text(&mut head, rejection.reason, message, audience.head)
     };
-    let head = response.headers_mut();
-    head.insert(fields::REASON, HeaderValue::from_static(rejection.reason.name()));
+    head.push_token(Token::OutriggerReason, rejection.reason.name().as_bytes());
     if audience.sidecar && rejection.unseen {
-        head.insert(fields::UNSEEN, HeaderValue::from_static("1"));
+        head.push_token(Token::OutriggerUnseen, b"1");
     }
-    response
+    (head, body)
 }
 
-fn text(reason: Reason, mut message: String, head: bool) -> Response<Bytes> {
+fn text(head: &mut HeaderBlock, reason: Reason, mut message: String, of_head: bool) -> String {
     message.push('\n');
-    let length = message.len();
-    let mut response = Response::new(if head { Bytes::new() } else { Bytes::from(message) });
-    *response.status_mut() =
-        StatusCode::from_u16(reason.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    head.push_token(Token::Status, reason.row().http.to_string().as_bytes());
+    head.push_token(Token::ContentType, b"text/plain; charset=utf-8");
+    head.push_token(Token::ContentLength, message.len().to_string().as_bytes());
     if reason == Reason::Unauthenticated {
         // RFC 9110 section 15.5.2 asks for a challenge; mutual TLS is the way in.
-        fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Mutual"));
+        head.push_token(Token::WwwAuthenticate, b"Mutual");
     }
-    response
+    if of_head { String::new() } else { message }
 }
 
 /// The trailers that end a gRPC call whose head is already out.
-pub fn trailers(rejection: &Rejection, audience: Audience) -> HeaderMap {
-    let mut trailers =
-        grpc::fields(rejection.grpc, &rejection.message(audience.details, audience.trace_id));
-    trailers.insert(fields::REASON, HeaderValue::from_static(rejection.reason.name()));
+pub fn trailers(rejection: &Rejection, audience: Audience) -> HeaderBlock {
+    let mut trailers = HeaderBlock::new();
+    let message = rejection.message(audience.details, audience.trace_id);
+    grpc::say(&mut trailers, rejection.grpc, &message);
+    trailers.push_token(Token::OutriggerReason, rejection.reason.name().as_bytes());
     trailers
 }
 
 #[cfg(test)]
 mod tests {
-    use ::http::HeaderMap;
-
     use super::{Audience, Rejection, respond, trailers};
-    use crate::reason::Reason;
+    use crate::{
+        http::{Fields as _, HeaderBlock},
+        reason::Reason,
+    };
 
     const AUDIENCE: Audience =
         Audience { grpc: true, head: false, details: true, sidecar: false, trace_id: 0xab };
 
-    fn text(fields: &HeaderMap, name: &str) -> String {
-        fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    fn text(fields: &HeaderBlock, name: &str) -> String {
+        String::from_utf8_lossy(fields.first(name).unwrap_or_default()).into_owned()
     }
 
     #[test]
     fn a_grpc_caller_gets_trailers_only() {
         let rejection = Rejection::unseen(Reason::NoEndpoint, "inventory.shop has no endpoint");
-        let response = respond(&rejection, AUDIENCE);
-        assert_eq!(response.status(), 200);
-        assert!(response.body().is_empty());
-        assert_eq!(text(response.headers(), "content-type"), "application/grpc");
-        assert_eq!(text(response.headers(), "grpc-status"), "14");
+        let (head, body) = respond(&rejection, AUDIENCE);
+        assert_eq!(head.status(), 200);
+        assert!(body.is_empty());
+        assert_eq!(text(&head, "content-type"), "application/grpc");
+        assert_eq!(text(&head, "grpc-status"), "14");
         assert_eq!(
-            text(response.headers(), "grpc-message"),
+            text(&head, "grpc-message"),
             "outrigger: no_endpoint: inventory.shop has no endpoint; \
              trace 000000000000000000000000000000ab"
         );
-        assert_eq!(text(response.headers(), "outrigger-reason"), "no_endpoint");
-        assert_eq!(text(response.headers(), "outrigger-unseen"), "");
+        assert_eq!(text(&head, "outrigger-reason"), "no_endpoint");
+        assert_eq!(text(&head, "outrigger-unseen"), "");
     }
 
     #[test]
     fn every_other_caller_gets_a_status_and_a_line() {
         let rejection = Rejection::unseen(Reason::Denied, "policy shop/payments");
-        let response = respond(&rejection, Audience { grpc: false, ..AUDIENCE });
-        assert_eq!(response.status(), 403);
+        let (head, body) = respond(&rejection, Audience { grpc: false, ..AUDIENCE });
+        assert_eq!(head.status(), 403);
         let line =
             "outrigger: denied: policy shop/payments; trace 000000000000000000000000000000ab\n";
-        assert_eq!(response.body(), line);
-        assert_eq!(text(response.headers(), "content-length"), line.len().to_string());
-        let head = respond(&rejection, Audience { grpc: false, head: true, ..AUDIENCE });
-        assert!(head.body().is_empty());
+        assert_eq!(body, line);
+        assert_eq!(text(&head, "content-length"), line.len().to_string());
+        let (head, body) = respond(&rejection, Audience { grpc: false, head: true, ..AUDIENCE });
+        assert!(body.is_empty() && head.first("content-length").is_some());
     }
 
     #[test]
@@ -162,8 +154,8 @@ mod tests {
         let sidecar = Audience { sidecar: true, ..AUDIENCE };
         let unseen = Rejection::unseen(Reason::AppUnreachable, "");
         let seen = Rejection::seen(Reason::UpstreamReset, "");
-        assert_eq!(text(respond(&unseen, sidecar).headers(), "outrigger-unseen"), "1");
-        assert_eq!(text(respond(&seen, sidecar).headers(), "outrigger-unseen"), "");
+        assert_eq!(text(&respond(&unseen, sidecar).0, "outrigger-unseen"), "1");
+        assert_eq!(text(&respond(&seen, sidecar).0, "outrigger-unseen"), "");
     }
 
     #[test]

@@ -38,8 +38,8 @@ impl Entry {
 }
 
 /// A place between two fields, for what a codec appends.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Mark {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
     fields: usize,
     bytes: usize,
 }
@@ -122,17 +122,6 @@ impl HeaderBlock {
         self.fields.push(Entry { start, name, value, token, sensitive });
     }
 
-    /// The end, for [`Self::truncate`] and [`Self::extend_from`].
-    pub(crate) fn mark(&self) -> Mark {
-        Mark { fields: self.fields.len(), bytes: self.bytes.len() }
-    }
-
-    /// Forgets what was appended since `mark`.
-    pub(crate) fn truncate(&mut self, mark: Mark) {
-        self.fields.truncate(mark.fields);
-        self.bytes.truncate(mark.bytes);
-    }
-
     /// Appends the first `count` fields that `other` got since `from`; they were appended one by one
     /// and not edited since.
     pub(crate) fn extend_from(&mut self, other: &Self, from: Mark, count: usize) {
@@ -191,6 +180,22 @@ impl HeaderBlock {
     /// How much memory it holds, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.bytes.capacity() + self.fields.capacity() * size_of::<Entry>()
+    }
+
+    /// An empty one with room for so many bytes and fields.
+    pub fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), fields: Vec::with_capacity(fields) }
+    }
+
+    /// Its end as it is now, to come back to by [`truncate`](Self::truncate).
+    pub fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), fields: self.fields.len() }
+    }
+
+    /// Forgets what was appended since `mark`. Nothing else may have been changed in between.
+    pub fn truncate(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.fields.truncate(mark.fields);
     }
 
     /// How many fields there are, pseudo-header fields included.
@@ -402,6 +407,20 @@ mod tests {
         assert_eq!(list(&block), pairs(&[(":path", "/longer")]));
         block.clear();
         assert!(block.is_empty());
+    }
+
+    #[test]
+    fn what_was_appended_can_be_taken_back() {
+        let mut block: HeaderBlock = [(":path", "/a"), ("te", "trailers")].into_iter().collect();
+        let before = list(&block);
+        for _ in 0..2 {
+            let mark = block.mark();
+            block.push(b"x-mine", b"1");
+            block.push_token(Token::Traceparent, b"00");
+            assert_eq!(block.len(), 4);
+            block.truncate(mark);
+            assert_eq!(list(&block), before);
+        }
     }
 
     #[test]

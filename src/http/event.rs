@@ -16,14 +16,14 @@ pub enum Event<'i> {
         /// Whether nothing follows.
         end: bool,
     },
-    /// Server: a request that can not be taken, but can be answered; its head may be incomplete and
-    /// was not checked. What follows of its body is reported as usual.
+    /// Server: a request that can not be taken, but can be answered: its head is too large, malformed
+    /// or too slow. What follows of its body may be reported as usual.
     Refused {
         /// Which stream.
         stream: u32,
-        /// Why: [`StreamError::HeadTooLarge`].
+        /// Why.
         error: StreamError,
-        /// What was decoded.
+        /// What of the head was understood; possibly nothing.
         head: HeaderBlock,
     },
     /// A 1xx response, on the client side; the final one is still to come.
@@ -112,6 +112,20 @@ pub enum ConnectionError {
     /// This side ended it in order.
     #[error("closed here")]
     Local,
+}
+
+/// Why a client's stream was not opened. Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer takes no further stream now; `Capacity` or the end of a stream changes that.
+    #[error("no room for a further stream")]
+    Full,
+    /// The connection takes no further streams at all: it ends, or its stream ids are used up.
+    #[error("the connection is going away")]
+    GoingAway,
+    /// The head can not be written.
+    #[error("{0}")]
+    Malformed(&'static str),
 }
 
 /// An HTTP/2 error code (RFC 9113 section 7).

@@ -1,169 +1,175 @@
-//! Heads between the `http` crate and decisions: a `HeaderMap` read as [`Fields`], and what must be
-//! taken out of a head before it goes on. Fields of one hop are named by RFC 9110 section 7.6.1;
-//! fields named `outrigger-*` belong to the mesh, so nobody else's survive.
+//! What must be taken out of a head or of trailers before they go on. Fields of one hop are named by
+//! RFC 9110 section 7.6.1; fields named `outrigger-*` belong to the mesh, so nobody else's survive.
 
-use ::http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
-    },
-};
-
-use super::Fields;
+use super::{HeaderBlock, Token};
 
 /// What every field of the mesh begins with.
 pub const MESH_PREFIX: &str = "outrigger-";
 /// Why the mesh answered (interface of the mesh, "Between sidecars").
-pub const REASON: HeaderName = HeaderName::from_static("outrigger-reason");
-/// `1` on an answer whose request was never written towards an application.
-pub const UNSEEN: HeaderName = HeaderName::from_static("outrigger-unseen");
-/// Who called, in Envoy's format.
-pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-
-/// A header map as decisions read it.
-impl Fields for HeaderMap {
-    fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
-        for value in self.get_all(name) {
-            found(value.as_bytes());
-        }
-    }
-
-    fn first(&self, name: &str) -> Option<&[u8]> {
-        self.get(name).map(HeaderValue::as_bytes)
-    }
-}
+pub const REASON: &str = "outrigger-reason";
 
 /// Removes the fields that concern one connection only: the listed ones and those that `Connection`
 /// names. `te: trailers` stays, because gRPC asks for it and HTTP/2 permits exactly it. Fields that
 /// the proxy itself depends on can not be removed by naming them in `Connection`.
-pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
-    let named: Vec<HeaderName> = fields
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| !is_kept(name))
-        .collect();
-    for name in named {
-        fields.remove(name);
-    }
-    let trailers = fields.get(TE).is_some_and(|value| {
-        value.to_str().is_ok_and(|text| {
-            text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-        })
+pub fn strip_hop_by_hop(fields: &mut HeaderBlock) {
+    strip(fields, |_| false);
+}
+
+/// Removes from a head the fields of one hop and of the mesh, and every field that `own` names; makes
+/// one field of the parts into which HTTP/2 lets a cookie be cut.
+pub fn strip_head(fields: &mut HeaderBlock, own: impl Fn(Token) -> bool) {
+    let mut cookies = 0;
+    let is_mesh = |token, name: &[u8]| match token {
+        Token::OutriggerReason | Token::OutriggerUnseen => true,
+        Token::Other => is_of_mesh(name),
+        _ => false,
+    };
+    strip(fields, |field| {
+        cookies += usize::from(field.token == Token::Cookie);
+        is_mesh(field.token, field.name) || own(field.token)
     });
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, TE, PROXY_AUTHORIZATION] {
-        fields.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        fields.remove(name);
-    }
-    if trailers {
-        fields.insert(TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// What frames or routes a message; a `Connection` that names one of these tries to smuggle.
-fn is_kept(name: &HeaderName) -> bool {
-    const KEPT: [&str; 7] = [
-        "host",
-        "content-length",
-        "content-type",
-        "grpc-timeout",
-        "traceparent",
-        "tracestate",
-        "x-forwarded-client-cert",
-    ];
-    KEPT.contains(&name.as_str()) || name == TE
-}
-
-/// Removes every field of the mesh, from heads and trailers of applications and strangers.
-pub fn strip_mesh(fields: &mut HeaderMap) {
-    let foreign: Vec<HeaderName> =
-        fields.keys().filter(|name| name.as_str().starts_with(MESH_PREFIX)).cloned().collect();
-    for name in foreign {
-        fields.remove(name);
+    if cookies > 1 {
+        join_cookies(fields);
     }
 }
 
 /// Removes from trailers what only a head may say (RFC 9110 section 6.5.1), and what is the mesh's to
 /// say: some servers read trailers as if they had come with the head.
-pub fn strip_trailers(fields: &mut HeaderMap) {
-    strip_hop_by_hop(fields);
-    strip_mesh(fields);
-    for name in [HOST, CONTENT_LENGTH, TE, TRAILER, CLIENT_CERT] {
-        fields.remove(name);
+pub fn strip_trailers(fields: &mut HeaderBlock) {
+    strip_head(fields, |token| {
+        matches!(
+            token,
+            Token::Host
+                | Token::ContentLength
+                | Token::Te
+                | Token::Trailer
+                | Token::XForwardedClientCert
+        )
+    });
+    fields.remove(Token::Te);
+}
+
+/// One pass over the fields, and one more when a `Connection` names some.
+fn strip(fields: &mut HeaderBlock, mut also: impl FnMut(super::Field<'_>) -> bool) {
+    let mut named = Vec::new();
+    let (mut asked, mut stays) = (false, false);
+    fields.retain(|field| match field.token {
+        Token::Te => {
+            let exact = field.value == b"trailers" && !stays;
+            asked |= asks_for_trailers(field.value);
+            stays |= exact;
+            exact
+        }
+        Token::Connection => {
+            named.extend_from_slice(field.value);
+            named.push(b',');
+            false
+        }
+        Token::TransferEncoding
+        | Token::Upgrade
+        | Token::ProxyAuthorization
+        | Token::KeepAlive
+        | Token::ProxyConnection
+        | Token::Http2Settings => false,
+        _ => !also(field),
+    });
+    if asked && !stays {
+        fields.push_token(Token::Te, b"trailers");
+    }
+    if !named.is_empty() {
+        let names = || named.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        fields.retain(|field| {
+            is_kept(field.token) || !names().any(|name| name.eq_ignore_ascii_case(field.name))
+        });
     }
 }
 
-/// Makes one field of the parts into which HTTP/2 lets a cookie be cut (RFC 9113 section 8.2.3: before
-/// it goes on to who may speak something else).
-pub fn join_cookies(fields: &mut HeaderMap) {
-    let mut parts = fields.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (parts.next(), parts.next()) else { return };
-    let mut whole = [first.as_bytes(), second.as_bytes()].join(&b"; "[..]);
-    for part in parts {
-        whole.extend_from_slice(b"; ");
-        whole.extend_from_slice(part.as_bytes());
+fn asks_for_trailers(te: &[u8]) -> bool {
+    let mut codings = te.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    codings.any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// What frames or routes a message; a `Connection` that names one of these tries to smuggle.
+fn is_kept(token: Token) -> bool {
+    token.is_pseudo()
+        || matches!(
+            token,
+            Token::Host
+                | Token::ContentLength
+                | Token::ContentType
+                | Token::GrpcTimeout
+                | Token::Traceparent
+                | Token::Tracestate
+                | Token::XForwardedClientCert
+                | Token::Te
+        )
+}
+
+fn is_of_mesh(name: &[u8]) -> bool {
+    name.get(..MESH_PREFIX.len())
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case(MESH_PREFIX.as_bytes()))
+}
+
+/// RFC 9113 section 8.2.3: before it goes on to who may speak something else.
+fn join_cookies(fields: &mut HeaderBlock) {
+    let mut whole = Vec::new();
+    for part in fields.all(Token::Cookie) {
+        if !whole.is_empty() {
+            whole.extend_from_slice(b"; ");
+        }
+        whole.extend_from_slice(part);
     }
-    if let Ok(whole) = HeaderValue::from_bytes(&whole) {
-        fields.insert(COOKIE, whole);
-    }
+    fields.set(Token::Cookie, &whole);
 }
 
 #[cfg(test)]
 mod tests {
-    use ::http::{HeaderMap, HeaderName, HeaderValue};
+    use super::{strip_head, strip_hop_by_hop, strip_trailers};
+    use crate::http::{HeaderBlock, Token};
 
-    use super::{join_cookies, strip_hop_by_hop, strip_mesh, strip_trailers};
-    use crate::http::Fields;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
+    fn block(fields: &[(&'static str, &'static str)]) -> HeaderBlock {
+        fields.iter().copied().collect()
     }
 
-    #[test]
-    fn values_are_read_in_order() {
-        let mut fields = map(&[("a", "1"), ("b", "3")]);
-        fields.append("a", HeaderValue::from_static("2"));
-        let mut values = Vec::new();
-        fields.each("a", &mut |value| values.push(value.to_vec()));
-        assert_eq!(values, [b"1".to_vec(), b"2".to_vec()]);
-        assert_eq!(fields.first("b"), Some(&b"3"[..]));
-        assert_eq!(fields.first("c"), None);
+    #[track_caller]
+    fn expect(found: &HeaderBlock, fields: &[(&str, &str)]) {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let found: Vec<_> =
+            found.iter().map(|field| (text(field.name), text(field.value))).collect();
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(found, fields);
     }
 
     #[test]
     fn fields_of_one_hop_do_not_go_on() {
         for (before, after) in [
             (
-                &[("connection", "close, x-mine"), ("x-mine", "1"), ("a", "1")][..],
+                &[("connection", "close, X-Mine"), ("x-mine", "1"), ("a", "1")][..],
                 &[("a", "1")][..],
             ),
+            (&[("X-Mine", "1"), ("connection", "x-mine,"), ("a", "1")], &[("a", "1")]),
             (&[("te", "trailers")], &[("te", "trailers")]),
+            (&[("te", "trailers"), ("te", "trailers")], &[("te", "trailers")]),
             (&[("te", "gzip, Trailers")], &[("te", "trailers")]),
-            (&[("te", "gzip"), ("keep-alive", "1")], &[]),
+            (&[("te", "gzip"), ("te", "trailers;q=1"), ("keep-alive", "1")], &[]),
             (&[("upgrade", "h2c"), ("http2-settings", "x"), ("connection", "upgrade")], &[]),
             (
                 &[("connection", "content-length"), ("content-length", "3")],
                 &[("content-length", "3")],
             ),
+            (&[(":path", "/"), ("connection", ":path")], &[(":path", "/")]),
             (&[("proxy-authorization", "x"), ("proxy-connection", "x")], &[]),
         ] {
-            let mut fields = map(before);
+            let mut fields = block(before);
             strip_hop_by_hop(&mut fields);
-            assert_eq!(fields, map(after), "{before:?}");
+            expect(&fields, after);
         }
     }
 
     #[test]
     fn trailers_say_only_what_trailers_may() {
-        let mut fields = map(&[
+        let mut fields = block(&[
             ("connection", "x-mine"),
             ("x-mine", "1"),
             ("host", "evil"),
@@ -175,7 +181,7 @@ mod tests {
             ("grpc-status", "0"),
         ]);
         strip_trailers(&mut fields);
-        assert_eq!(fields, map(&[("grpc-status", "0")]));
+        expect(&fields, &[("grpc-status", "0")]);
     }
 
     #[test]
@@ -185,21 +191,25 @@ mod tests {
             (&["a=1; b=2"], Some("a=1; b=2")),
             (&["a=1", "b=2", "c=3"], Some("a=1; b=2; c=3")),
         ] {
-            let mut fields = map(&[("x", "1")]);
+            let mut fields = block(&[("x", "1")]);
             for part in parts {
-                fields.append("cookie", HeaderValue::from_static(part));
+                fields.push(b"cookie", part.as_bytes());
             }
-            join_cookies(&mut fields);
-            let found: Vec<_> = fields.get_all("cookie").iter().collect();
-            assert_eq!(found, whole.into_iter().collect::<Vec<_>>());
+            strip_head(&mut fields, |_| false);
+            let found: Vec<_> = fields.all(Token::Cookie).collect();
+            assert_eq!(found, whole.into_iter().map(str::as_bytes).collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn fields_of_the_mesh_do_not_go_on() {
-        let mut fields =
-            map(&[("outrigger-unseen", "1"), ("outrigger-x", "1"), ("x-outrigger-y", "1")]);
-        strip_mesh(&mut fields);
-        assert_eq!(fields, map(&[("x-outrigger-y", "1")]));
+    fn fields_of_the_mesh_and_of_the_proxy_do_not_go_on() {
+        let mut fields = block(&[
+            ("outrigger-unseen", "1"),
+            ("Outrigger-X", "1"),
+            ("x-outrigger-y", "1"),
+            ("traceparent", "old"),
+        ]);
+        strip_head(&mut fields, |token| token == Token::Traceparent);
+        expect(&fields, &[("x-outrigger-y", "1")]);
     }
 }

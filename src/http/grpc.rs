@@ -4,21 +4,16 @@
 
 use std::fmt::Write as _;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue};
-
+use super::{HeaderBlock, Token};
 use crate::reason::GrpcCode;
 
-/// The status of a call, in trailers or in a head without a body.
-pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
-/// What is to be said about it, percent-encoded.
-pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// The time that the caller gives the call.
-pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
 /// The status in `fields`; a number that gRPC does not know is `UNKNOWN`.
-pub fn status(fields: &HeaderMap) -> Option<GrpcCode> {
-    let text = fields.get(&STATUS)?.to_str().ok()?;
-    let number = text.trim().parse::<u32>().ok();
+pub fn status(fields: &HeaderBlock) -> Option<GrpcCode> {
+    let value = fields.get(Token::GrpcStatus)?;
+    if value == b"0" {
+        return Some(GrpcCode::Ok);
+    }
+    let number = str::from_utf8(value).ok().and_then(|text| text.trim().parse::<u32>().ok());
     Some(number.and_then(GrpcCode::from_number).unwrap_or(GrpcCode::Unknown))
 }
 
@@ -87,16 +82,14 @@ impl Messages {
     }
 }
 
-/// `grpc-status` and `grpc-message`.
-pub fn fields(code: GrpcCode, message: &str) -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(4);
-    fields.insert(STATUS, HeaderValue::from(code as u16));
-    fields.insert(MESSAGE, encode_message(message));
-    fields
+/// Appends `grpc-status` and `grpc-message`.
+pub fn say(fields: &mut HeaderBlock, code: GrpcCode, message: &str) {
+    fields.push_token(Token::GrpcStatus, (code as u8).to_string().as_bytes());
+    fields.push_token(Token::GrpcMessage, encode_message(message).as_bytes());
 }
 
 /// Percent-encodes everything but printable ASCII, and `%` itself.
-fn encode_message(message: &str) -> HeaderValue {
+fn encode_message(message: &str) -> String {
     let mut text = String::with_capacity(message.len());
     for byte in message.bytes() {
         if (b' '..=b'~').contains(&byte) && byte != b'%' {
@@ -106,15 +99,16 @@ fn encode_message(message: &str) -> HeaderValue {
             debug_assert!(written.is_ok(), "writing to a String does not fail");
         }
     }
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    text
 }
 
 #[cfg(test)]
 mod tests {
-    use ::http::{HeaderMap, HeaderValue};
-
-    use super::{MESSAGE, Messages, STATUS, fields, from_http, from_reset, status};
-    use crate::reason::GrpcCode;
+    use super::{Messages, from_http, from_reset, say, status};
+    use crate::{
+        http::{HeaderBlock, Token},
+        reason::GrpcCode,
+    };
 
     #[test]
     fn the_status_is_read_from_a_head_or_trailers() {
@@ -125,19 +119,17 @@ mod tests {
             (Some("x"), Some(GrpcCode::Unknown)),
             (None, None),
         ] {
-            let mut map = HeaderMap::new();
-            if let Some(text) = text {
-                map.insert(STATUS, HeaderValue::from_static(text));
-            }
-            assert_eq!(status(&map), code, "{text:?}");
+            let fields: HeaderBlock = text.map(|text| ("grpc-status", text)).into_iter().collect();
+            assert_eq!(status(&fields), code, "{text:?}");
         }
     }
 
     #[test]
     fn a_message_is_percent_encoded() {
-        let map = fields(GrpcCode::Internal, "50% of \u{e9}\n");
-        assert_eq!(map.get(STATUS).map(HeaderValue::as_bytes), Some(&b"13"[..]));
-        assert_eq!(map.get(MESSAGE).map(HeaderValue::as_bytes), Some(&b"50%25 of %C3%A9%0A"[..]));
+        let mut fields = HeaderBlock::new();
+        say(&mut fields, GrpcCode::Internal, "50% of \u{e9}\n");
+        assert_eq!(fields.get(Token::GrpcStatus), Some(&b"13"[..]));
+        assert_eq!(fields.get(Token::GrpcMessage), Some(&b"50%25 of %C3%A9%0A"[..]));
     }
 
     #[test]

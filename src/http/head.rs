@@ -1,5 +1,5 @@
-//! A request's head as decisions read it: slices of whatever holds it. Decisions never see hyper's
-//! or the `http` crate's types, so that the engine below them can change without them.
+//! A request's head as decisions read it: slices of whatever holds it, so that the engine below them can
+//! change without them.
 
 /// A request's head. Borrowed for the length of one decision.
 #[derive(Clone, Copy)]

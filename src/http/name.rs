@@ -128,6 +128,29 @@ const fn mix(first: u8, middle: u8, last: u8, length: usize) -> usize {
     (first as usize * 5 + middle as usize * 31 + last as usize * 7 + length * 11) % BUCKETS
 }
 
+/// Whether `name` is `known` but for case, eight bytes at a time.
+fn is_same(known: &[u8], name: &[u8]) -> bool {
+    if known.len() != name.len() {
+        return false;
+    }
+    let (Some(known_end), Some(name_end)) = (known.last_chunk(), name.last_chunk()) else {
+        return known.eq_ignore_ascii_case(name);
+    };
+    let (known, _) = known.as_chunks::<8>();
+    let (name, _) = name.as_chunks::<8>();
+    known.iter().zip(name).all(|(one, other)| is_same_eight(one, other))
+        && is_same_eight(known_end, name_end)
+}
+
+/// All of `known` is lower-case letters and bytes that become controls without bit 5, so that `name` is
+/// the same if it differs in bit 5 only and has no controls.
+fn is_same_eight(known: &[u8; 8], name: &[u8; 8]) -> bool {
+    const BIT_5: u64 = 0x2020_2020_2020_2020;
+    const BIT_6: u64 = 0x4040_4040_4040_4040;
+    let (known, name) = (u64::from_ne_bytes(*known), u64::from_ne_bytes(*name));
+    (known ^ name) & !BIT_5 == 0 && (name | (name << 1)) & BIT_6 == BIT_6
+}
+
 impl Token {
     /// How many there are, [`Token::Other`] included.
     pub const COUNT: usize = NAMES.len();
@@ -135,7 +158,7 @@ impl Token {
     /// The token of `name`, in whatever case.
     pub fn of(name: &[u8]) -> Self {
         let mut token = TABLE.0[hash(name)];
-        while token != Self::Other && !NAMES[token as usize].as_bytes().eq_ignore_ascii_case(name) {
+        while token != Self::Other && !is_same(NAMES[token as usize].as_bytes(), name) {
             token = TABLE.1[token as usize];
         }
         token

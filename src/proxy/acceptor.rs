@@ -12,11 +12,14 @@ use std::{
     },
 };
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    time::Instant,
+};
 
 use super::{
     connection::Side,
-    settings::{Address, CONNECTIONS_MAX},
+    settings::{Address, CONNECTIONS_MAX, WARN_EVERY},
     start::StartError,
     worker::{Crew, Handed, Socket},
 };
@@ -134,6 +137,7 @@ pub(super) async fn accept(
     drain: Drain,
     limit: Limit,
 ) {
+    let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -150,7 +154,12 @@ pub(super) async fn accept(
             }
         };
         let Some(counted) = limit.count() else {
-            tracing::warn!(%address, max = CONNECTIONS_MAX, "too many connections; one was closed");
+            // A flood of connections must not become a flood of lines.
+            if warned.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+                warned = Some(Instant::now());
+                let max = CONNECTIONS_MAX;
+                tracing::warn!(%address, max, "too many connections; new ones are closed");
+            }
             continue;
         };
         let side = side.clone();

@@ -1,47 +1,41 @@
 //! One attempt of a request: pick an endpoint, take a place on a connection, send, wait for the head,
 //! and say what it means for the endpoint and for the request.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, response};
-use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
-    connection::Origin,
     core::Core,
     destination::Entry,
     dial::DialError,
     exchange::Exchange,
     fault,
-    headers::{self, Far, Form, Outgoing, TRACEPARENT, TRACESTATE},
-    pool::{How, Key, Lease},
+    headers::{self, Far},
+    lane::Lane,
     route::Route,
+    stream::{Answer, Caller, Upstream},
+    watch::Watch,
 };
 use crate::{
     balance::{Choice, InFlight, Member},
-    http::{Replay, answer::Rejection, grpc},
+    http::{HeaderBlock, Token, answer::Rejection, grpc},
     reason::{GrpcCode, Reason},
     resilience::{
-        Permit, Verdict, deadline,
+        Verdict, deadline,
         retry::{Failure, Outcome, parse_pushback},
     },
-    telemetry::{SpanContext, trace},
+    telemetry::SpanContext,
 };
-
-/// gRFC A6.
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// What every attempt of one request has in common.
 pub(super) struct Task<'a> {
-    pub(super) origin: &'a Rc<Origin>,
     pub(super) route: &'a Route,
-    pub(super) outgoing: &'a Outgoing,
-    pub(super) replay: &'a Replay<Incoming>,
+    pub(super) caller: &'a Caller,
     /// Until when a head must have come.
     pub(super) until: Until,
     /// Whether any attempt may have written a byte towards an application.
-    pub(super) seen: &'a Cell<bool>,
+    pub(super) seen: Cell<bool>,
 }
 
 /// Until when a head must have come.
@@ -56,8 +50,7 @@ pub(super) struct Until {
 impl Until {
     /// Whichever ends first.
     pub(super) fn first(&self) -> Option<Instant> {
-        deadline::earlier(self.deadline.map(Instant::into_std), self.request.map(Instant::into_std))
-            .map(Instant::from_std)
+        earlier(self.deadline, self.request)
     }
 
     /// Why a request is refused at that moment.
@@ -70,127 +63,124 @@ impl Until {
     }
 
     /// Bounds something that is done for the request.
-    pub(super) async fn bound<T>(&self, what: impl Future<Output = T>) -> Result<T, Rejection> {
-        match self.first() {
-            None => Ok(what.await),
-            Some(end) => timeout_at(end, what).await.map_err(|_| self.passed()),
-        }
+    pub(super) async fn bound<T>(
+        &self,
+        watch: &Watch,
+        what: impl Future<Output = T>,
+    ) -> Result<T, Rejection> {
+        watch.bound(self.first(), what).await.map_err(|_| self.passed())
     }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    deadline::earlier(one.map(Instant::into_std), other.map(Instant::into_std))
+        .map(Instant::from_std)
 }
 
 /// A response head, and what is held for its body.
 pub(super) struct Arrived {
-    pub(super) parts: response::Parts,
-    pub(super) upstream: Incoming,
-    pub(super) lease: Lease,
-    pub(super) in_flight: InFlight,
-    pub(super) tried: Tried,
-    pub(super) from_sidecar: bool,
-    pub(super) far: Far,
-}
-
-/// What a response body holds until its last byte.
-pub(super) struct Held {
-    pub(super) replay: Replay<Incoming>,
+    pub(super) head: HeaderBlock,
+    /// Whether nothing follows it.
+    pub(super) end: bool,
+    pub(super) upstream: Upstream,
     pub(super) tried: Tried,
     /// Whether a sidecar answered, which is believed.
     pub(super) from_sidecar: bool,
-    pub(super) counted: Option<(Option<Permit>, InFlight, Lease)>,
-}
-
-impl Held {
-    /// Lets go of everything that counts it as under way.
-    pub(super) fn cancel(&mut self) {
-        self.counted = None;
-    }
+    pub(super) far: Far,
+    /// When it came.
+    pub(super) at: Instant,
+    _in_flight: InFlight,
 }
 
 /// An endpoint that was tried, to be told what came of it, once.
 pub(super) struct Tried {
-    core: Arc<Core>,
     entry: Arc<Entry>,
-    member: Member,
+    member: usize,
     observed: bool,
 }
 
 impl Tried {
+    fn member(&self) -> Option<&Member> {
+        self.entry.pool.members().get(self.member)
+    }
+
     /// Tells outlier detection; later calls change nothing.
-    pub(super) fn observe(&mut self, verdict: Verdict) {
+    pub(super) fn observe(&mut self, core: &Core, verdict: Verdict, now: Instant) {
         if std::mem::replace(&mut self.observed, true) {
             return;
         }
+        let Some(member) = self.member() else { return };
         let settings = &self.entry.destination.settings.outlier;
-        let now = Instant::now().into_std();
-        if let Some(pause) = self.entry.pool.observe(settings, &self.member, verdict, now) {
-            let endpoint = &self.member.endpoint.name;
+        let ejected = self.entry.pool.observe(settings, member, verdict, now.into_std());
+        if let Some(pause) = ejected {
+            let endpoint = &member.endpoint.name;
             tracing::info!(destination = %self.entry.name, endpoint, ?pause, "ejected");
-            self.core.telemetry.metrics().ejected(&self.entry.name);
+            core.telemetry.metrics().ejected(&self.entry.name);
         }
     }
 
-    fn latency(&self, started: Instant, failed: bool) {
-        let now = Instant::now();
-        self.member.load.observe(now - started, failed, now.into_std());
+    fn latency(&self, started: Instant, failed: bool, now: Instant) {
+        if let Some(member) = self.member() {
+            member.load.observe(now - started, failed, now.into_std());
+        }
     }
 }
 
 impl Task<'_> {
-    /// Makes one attempt. `tried` are the names of endpoints that were tried before; the one that is
-    /// picked is added.
+    /// Makes one attempt, `backoff` after the last one.
     pub(super) async fn attempt(
         &self,
         exchange: &mut Exchange,
-        tried: &mut Vec<String>,
         backoff: Duration,
     ) -> Result<Arrived, Rejection> {
         let started = Instant::now();
-        let member = self.pick(tried)?.clone();
-        tried.push(member.endpoint.name.clone());
-        let grpc = exchange.audience().grpc;
-        let key = self.route.key(&member.endpoint, grpc);
-        let span_id = exchange.attempt(&member.endpoint.name, key.to.to_string(), backoff);
-        let request = exchange.record().span;
+        let grpc = exchange.audience.grpc;
+        let member = self.pick(exchange, started)?;
+        let mut made = None;
+        let none = || Rejection::unseen(Reason::Internal, "an endpoint without a way to it");
+        let lane = self.route.lane(member.place, grpc, &mut made).ok_or_else(none)?;
+        let span = exchange.attempt(Arc::clone(&lane.place), backoff, started);
         // Towards the own application there is no span of the attempt: what the application does
         // hangs on the request itself.
-        let span = match self.route.app {
-            Some(_) => request,
-            None => SpanContext { span_id, ..request },
-        };
-        exchange.record().tls |= matches!(key.how, How::Mesh(_));
-        let trace_state = exchange.record().trace_state.clone();
+        let span = if self.route.to_app { exchange.record.span } else { span };
+        exchange.record.tls |= lane.is_mesh();
         let in_flight = member.load.begin();
-        let mut endpoint = Tried {
-            core: Arc::clone(exchange.core()),
-            entry: Arc::clone(&self.route.entry),
-            member,
-            observed: false,
-        };
-        let end = self.route.settings().attempt_timeout.map(|timeout| started + timeout);
-        let heads = within(end, self.exchange_heads(&key, span, &trace_state));
-        let (response, lease) = match self.until.bound(heads).await.flatten() {
-            Ok(done) => done,
+        let entry = Arc::clone(&self.route.entry);
+        let mut tried = Tried { entry, member: member.place, observed: false };
+        let got = self.heads_in_time(exchange, lane, span, started).await;
+        let now = Instant::now();
+        let (upstream, mut head, end) = match got {
+            Ok(got) => got,
             Err(rejection) => {
-                endpoint.latency(started, true);
-                endpoint.observe(Verdict::of_reason(rejection.reason));
-                exchange.attempted(0, None, Some(rejection.reason));
+                tried.latency(started, true, now);
+                tried.observe(exchange.core(), Verdict::of_reason(rejection.reason), now);
+                exchange.attempted(0, None, Some(rejection.reason), now);
                 return Err(rejection);
             }
         };
-        let (mut parts, upstream) = response.into_parts();
-        let from_sidecar = matches!(key.how, How::Mesh(_));
-        let far = headers::receive(&mut parts, from_sidecar);
+        let from_sidecar = lane.is_mesh();
+        let far = headers::receive(&mut head, from_sidecar);
         self.seen.set(self.seen.get() || !far.unseen);
-        let arrived =
-            Arrived { parts, upstream, lease, in_flight, tried: endpoint, from_sidecar, far };
-        Ok(arrived.observed(exchange, started, grpc))
+        let arrived = Arrived {
+            head,
+            end,
+            upstream,
+            tried,
+            from_sidecar,
+            far,
+            at: now,
+            _in_flight: in_flight,
+        };
+        Ok(arrived.observed(exchange, started))
     }
 
-    fn pick(&self, tried: &[String]) -> Result<&Member, Rejection> {
-        let tried: Vec<&str> = tried.iter().map(String::as_str).collect();
+    fn pick(&self, exchange: &Exchange, now: Instant) -> Result<&Member, Rejection> {
+        let attempts = exchange.record.attempts.iter();
+        let tried: Vec<&str> = attempts.map(|attempt| &*attempt.place.endpoint).collect();
         let choice = Choice {
             balancing: self.route.entry.destination.settings.balancing,
             tried: &tried,
-            now: Instant::now().into_std(),
+            now: now.into_std(),
             random: fastrand::u64(..),
         };
         self.route.entry.pool.pick(&choice).map_err(|none| {
@@ -199,85 +189,113 @@ impl Task<'_> {
         })
     }
 
+    /// Bounds the exchange of heads by the attempt's own time and by the request's.
+    async fn heads_in_time(
+        &self,
+        exchange: &mut Exchange,
+        lane: &Lane,
+        span: SpanContext,
+        started: Instant,
+    ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
+        let own = self.route.settings().attempt_timeout;
+        let own = own.and_then(|timeout| started.checked_add(timeout));
+        let end = earlier(own, self.until.first());
+        let worker = std::rc::Rc::clone(&exchange.origin.worker);
+        let heads = self.exchange_heads(exchange, lane, span);
+        worker.memory.watch.bound(end, heads).await.unwrap_or_else(|_| {
+            Err(if own.is_some() && own == end {
+                Rejection::seen(Reason::AttemptTimeout, "the attempt took too long")
+            } else {
+                self.until.passed()
+            })
+        })
+    }
+
     /// Connects, sends and waits for the head.
     async fn exchange_heads(
         &self,
-        key: &Key,
+        exchange: &mut Exchange,
+        lane: &Lane,
         span: SpanContext,
-        trace_state: &str,
-    ) -> Result<(Response<Incoming>, Lease), Rejection> {
+    ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
         let bound = self.route.entry.destination.settings.connect_timeout;
-        let leased = self.origin.worker.pool.lease(key, bound).await;
-        let mut lease = leased.map_err(|error| self.not_connected(error))?;
-        let form = match (lease.is_http2(), &self.route.by_proxy) {
-            (true, _) => Form::Http2,
-            (false, Some(_)) => Form::Absolute,
-            (false, None) => Form::Origin,
-        };
-        let request =
-            self.outgoing.request(form, self.own_fields(span, trace_state)?, self.replay.attempt());
-        let before = self.seen.replace(true);
-        let sent = lease.send(request).await;
-        let response = sent.map_err(|failed| {
-            let rejection = self.broken().unwrap_or_else(|| fault::of_send(&failed));
+        let leased = exchange.origin.worker.pool.lease(&lane.key, bound).await;
+        let lease = leased.map_err(|error| self.not_connected(error))?;
+        let before = self.seen.get();
+        let sent = self.write(exchange, span, |head| {
+            self.seen.set(true);
+            lease.send(head, self.caller)
+        })?;
+        let failed = |rejection: Rejection| {
+            let rejection = self.broken().unwrap_or(rejection);
             // An attempt that is known to be unseen takes back what was assumed while it ran.
             self.seen.set(before || !rejection.unseen);
             rejection
-        })?;
-        if response.status().is_informational() {
-            let what = format!("{} answered {}", key.to, response.status());
-            return Err(Rejection::seen(Reason::UpstreamProtocol, what));
+        };
+        let mut upstream = sent.map_err(|error| failed(fault::of_stream(error)))?;
+        loop {
+            let answer = upstream.head().await;
+            let (mut head, end) = match answer {
+                Ok(Answer::Final { head, end }) => (head, Some(end)),
+                Ok(Answer::Informational(head)) => (head, None),
+                Err(error) => return Err(failed(upstream.fault(error))),
+            };
+            match (head.status(), end) {
+                (102..=199, None) | (100, None) => {
+                    headers::receive(&mut head, false);
+                    self.caller.inform(&head);
+                }
+                (200.., Some(end)) => {
+                    // Until the head has been read it is not known whether the far sidecar saw it.
+                    self.seen.set(before);
+                    return Ok((upstream, head, end));
+                }
+                (status, _) => {
+                    let what = format!("{} answered {status}", lane.key.to);
+                    return Err(Rejection::seen(Reason::UpstreamProtocol, what));
+                }
+            }
         }
-        // Until the head has been read it is not known whether the far sidecar saw it.
-        self.seen.set(before);
-        Ok((response, lease))
+    }
+
+    /// Sends the head with the fields of this attempt, which are then taken out of it again.
+    fn write<T>(
+        &self,
+        exchange: &mut Exchange,
+        span: SpanContext,
+        send: impl FnOnce(&HeaderBlock) -> T,
+    ) -> Result<T, Rejection> {
+        let Exchange { head, record, .. } = exchange;
+        let mark = head.mark();
+        let until = self.until.deadline.map(|deadline| (deadline, Instant::now()));
+        let sent = headers::write_own(head, &span, &record.trace_state, until).map(|()| send(head));
+        head.truncate(mark);
+        sent
     }
 
     /// A caller that breaks its body off ends the attempt too, and the endpoint is not to blame.
     fn broken(&self) -> Option<Rejection> {
-        self.replay.is_broken().then(|| Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN))
+        self.caller.broken().then(|| Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN))
     }
 
     fn not_connected(&self, error: DialError) -> Rejection {
         let reason = match error.reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout if self.route.app.is_some() => {
+            Reason::ConnectFailed | Reason::ConnectTimeout if self.route.to_app => {
                 Reason::AppUnreachable
             }
             other => other,
         };
         Rejection::unseen(reason, error.what)
     }
-
-    /// Trace context and what is left of the deadline.
-    fn own_fields(
-        &self,
-        span: SpanContext,
-        trace_state: &str,
-    ) -> Result<impl Iterator<Item = (http::HeaderName, HeaderValue)>, Rejection> {
-        let traceparent = HeaderValue::from_str(trace::format(&span).as_str()).ok();
-        let state = Some(trace_state).filter(|state| !state.is_empty());
-        let state = state.and_then(|state| HeaderValue::from_str(state).ok());
-        let timeout = match self.until.deadline {
-            None => None,
-            Some(end) => {
-                let left = deadline::left(end.into_std(), Instant::now().into_std());
-                let left = left.ok_or_else(|| {
-                    Rejection::unseen(Reason::Deadline, "the caller's deadline passed")
-                })?;
-                HeaderValue::try_from(deadline::format_grpc_timeout(left)).ok()
-            }
-        };
-        let fields = [(TRACEPARENT, traceparent), (TRACESTATE, state), (grpc::TIMEOUT, timeout)];
-        Ok(fields.into_iter().filter_map(|(name, value)| Some((name, value?))))
-    }
 }
 
 impl Arrived {
     /// Tells the record and the endpoint what the head says.
-    fn observed(mut self, exchange: &mut Exchange, started: Instant, is_grpc: bool) -> Self {
-        let status = self.parts.status.as_u16();
+    fn observed(mut self, exchange: &mut Exchange, started: Instant) -> Self {
+        let is_grpc = exchange.audience.grpc;
+        let status = self.head.status();
         let code = self.grpc_status(is_grpc);
-        exchange.attempted(status, code, self.far.reason);
+        exchange.attempted(status, code, self.far.reason, self.at);
         let verdict = match (self.far.reason, code) {
             (Some(reason), _) => Some(Verdict::of_reason(reason)),
             (None, Some(code)) => Some(Verdict::of_grpc(code)),
@@ -285,46 +303,35 @@ impl Arrived {
             (None, None) if is_grpc => None,
             (None, None) => Some(Verdict::of_http(status)),
         };
-        self.tried.latency(started, verdict == Some(Verdict::Failing));
+        self.tried.latency(started, verdict == Some(Verdict::Failing), self.at);
         if let Some(verdict) = verdict {
-            self.tried.observe(verdict);
+            self.tried.observe(exchange.core(), verdict, self.at);
         }
         self
     }
 
     /// The status of a gRPC call that has ended with its head.
     pub(super) fn grpc_status(&self, is_grpc: bool) -> Option<GrpcCode> {
-        let ok = self.parts.status == http::StatusCode::OK;
-        let said = grpc::status(&self.parts.headers).filter(|_| is_grpc);
-        said.or_else(|| (is_grpc && !ok).then(|| grpc::from_http(self.parts.status.as_u16())))
+        if !is_grpc {
+            return None;
+        }
+        let status = self.head.status();
+        grpc::status(&self.head).or_else(|| (status != 200).then(|| grpc::from_http(status)))
     }
 
     /// Why another attempt might do better, if one might.
     pub(super) fn failure(&self, is_grpc: bool, unseen: bool) -> Option<Outcome> {
-        let status = self.parts.status;
-        let code = grpc::status(&self.parts.headers).filter(|_| is_grpc);
+        let status = self.head.status();
+        let code = grpc::status(&self.head).filter(|_| is_grpc);
         let failure = match (self.far.reason, code) {
             (Some(reason), _) => Failure::There(reason),
             (None, Some(GrpcCode::Ok)) => return None,
             (None, Some(code)) => Failure::Grpc(code),
-            (None, None) if status.is_client_error() || status.is_server_error() => {
-                Failure::Http(status.as_u16())
-            }
+            (None, None) if (400..600).contains(&status) => Failure::Http(status),
             (None, None) => return None,
         };
-        let pushback = self.parts.headers.get(PUSHBACK);
-        let pushback = pushback.map(|value| parse_pushback(value.as_bytes()));
+        // gRFC A6.
+        let pushback = self.head.get(Token::GrpcRetryPushbackMs).map(parse_pushback);
         Some(Outcome { failure, unseen, pushback })
     }
-}
-
-/// Bounds an attempt.
-async fn within<T>(
-    end: Option<Instant>,
-    attempt: impl Future<Output = Result<T, Rejection>>,
-) -> Result<T, Rejection> {
-    let Some(end) = end else { return attempt.await };
-    timeout_at(end, attempt).await.unwrap_or_else(|_| {
-        Err(Rejection::seen(Reason::AttemptTimeout, "the attempt took too long"))
-    })
 }

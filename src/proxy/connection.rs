@@ -1,44 +1,38 @@
 //! The way of one connection: accept → detect what it speaks → identify the peer → serve its requests
 //! until it ends, is drained, grows too old, or its peer's certificate ends.
 
-use std::{
-    cell::Cell,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
 
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    io::AsyncWriteExt as _,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     acceptor::Counted,
+    codec::Codec,
     detect::{Spoken, detect},
-    exec::LocalExec,
     expiry,
-    io::AnyIo,
+    host::{End, Host, Outlook, Refusal},
+    io::{Rewind, Socket},
+    link::{Link, linger},
+    memory::Once,
     request,
-    settings::{
-        CONNECTION_WINDOW_BYTES, FIRST_HEAD_MAX, HANDSHAKE_MAX, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX,
-        HTTP1_SILENCE_MAX, LATE_FRAMES_MAX, LINGER_BYTES_MAX, LINGER_MAX, PING_AFTER, PONG_WITHIN,
-        RESET_STREAMS_MAX, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
-    },
+    settings::{FIRST_HEAD_MAX, HANDSHAKE_MAX, http1_server, http2_server},
+    stream::Incoming,
+    tasks::Story,
+    wire::Wire,
     worker::Worker,
 };
 use crate::{
     clock,
+    http::{StreamError, answer::Rejection},
+    http1, http2,
+    reason::Reason,
     task::{self, DrainGuard},
-    telemetry::Direction,
+    telemetry::{Direction, metrics::InFlight},
     tls::{self, Identity, Peer, Role, Sni},
     units::ServiceName,
 };
@@ -58,6 +52,7 @@ pub(super) struct Origin {
     pub(super) opened: Instant,
     /// Requests so far.
     pub(super) requests: Cell<u64>,
+    pub(super) once: Once,
     pub(super) counts: Rc<Counts>,
 }
 
@@ -115,6 +110,7 @@ impl Origin {
             http2: spoken == Spoken::Http2,
             opened: Instant::now(),
             requests: Cell::new(0),
+            once: Once::default(),
             counts: Rc::clone(&self.counts),
         })
     }
@@ -132,7 +128,7 @@ impl Origin {
 
 /// A connection that was accepted.
 pub(super) struct Accepted {
-    pub(super) io: AnyIo,
+    pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
     pub(super) peer: Option<SocketAddr>,
@@ -148,9 +144,9 @@ pub(super) struct Counts {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { io, side, address, peer, counts } = accepted;
+    let Accepted { socket, side, address, peer, counts } = accepted;
     let (counts, opened) = (Rc::new(counts), Instant::now());
-    let (spoken, io) = match detect(io).await {
+    let (spoken, io) = match detect(socket).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
     };
@@ -169,25 +165,26 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             http2: spoken == Spoken::Http2,
             opened,
             requests: Cell::new(0),
+            once: Once::default(),
             counts: Rc::clone(&counts),
         })
     };
     match (&side, spoken) {
         (_, Spoken::Http1 | Spoken::Http2) => {
-            http(origin(side, spoken), Box::new(io), spoken, None).await;
+            http(origin(side, spoken), plain(io), spoken, None).await;
         }
         (Side::Inbound { .. }, Spoken::Tls) => {
-            match identify(&worker, Box::new(io), opened + HANDSHAKE_MAX).await {
+            match identify(&worker, io, opened + HANDSHAKE_MAX).await {
                 Ok(identified) => {
-                    let Identified { io, peer, sni, proof } = identified;
+                    let Identified { wire, peer, sni, proof } = identified;
                     let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
-                    http(origin(side, Spoken::Http2), io, Spoken::Http2, Some(proof)).await;
+                    http(origin(side, Spoken::Http2), wire, Spoken::Http2, Some(proof)).await;
                 }
                 Err(error) => tracing::info!(%address, %error, "a connection was refused"),
             }
         }
         (Side::Outbound { .. }, Spoken::Tls) => {
-            refuse_tls(Box::new(io)).await;
+            refuse_tls(io.into_parts().1).await;
             tracing::warn!(%address, "the application speaks TLS to the sidecar; mesh names take \
                 plaintext, the sidecar encrypts");
         }
@@ -195,27 +192,22 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     }
 }
 
-/// Tells a TLS client that there is none here (RFC 8446 section 6: a fatal `handshake_failure`).
-pub(super) async fn refuse_tls(mut io: AnyIo) {
-    let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
-    // Whether it is heard changes nothing: the connection ends.
-    drop(timeout(HANDSHAKE_MAX, io.write_all(&alert)).await);
-    linger(io).await;
+/// What was read to see what is spoken, and the rest.
+pub(super) fn plain(io: Rewind<Socket>) -> Wire {
+    let (first, socket) = io.into_parts();
+    Wire::plain(socket, first.into())
 }
 
-/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
-/// it, and a peer that writes then sees the reset before the alert that says why.
-async fn linger(mut io: AnyIo) {
-    let read = async {
-        io.shutdown().await?;
-        let mut rest = io.take(LINGER_BYTES_MAX);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    drop(timeout(LINGER_MAX, read).await);
+/// Tells a TLS client that there is none here (RFC 8446 section 6: a fatal `handshake_failure`).
+pub(super) async fn refuse_tls(mut socket: Socket) {
+    let alert = [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28];
+    // Whether it is heard changes nothing: the connection ends.
+    drop(timeout(HANDSHAKE_MAX, socket.write_all(&alert)).await);
+    linger(socket).await;
 }
 
 struct Identified {
-    io: AnyIo,
+    wire: Wire,
     peer: Peer,
     sni: Sni,
     proof: Proof,
@@ -225,7 +217,7 @@ struct Identified {
 pub(super) struct Proof {
     identity: Arc<Identity>,
     chain: Vec<CertificateDer<'static>>,
-    not_after: std::time::SystemTime,
+    not_after: SystemTime,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -243,7 +235,11 @@ enum IdentifyError {
 }
 
 /// Mutual TLS, and who the peer is.
-async fn identify(worker: &Worker, io: AnyIo, by: Instant) -> Result<Identified, IdentifyError> {
+async fn identify(
+    worker: &Worker,
+    io: Rewind<Socket>,
+    by: Instant,
+) -> Result<Identified, IdentifyError> {
     let metrics = worker.core.telemetry.metrics();
     let identified = handshake(worker, io, by).await;
     let failure = identified.as_ref().err().map(|error| match error {
@@ -258,139 +254,107 @@ async fn identify(worker: &Worker, io: AnyIo, by: Instant) -> Result<Identified,
     identified
 }
 
-async fn handshake(worker: &Worker, io: AnyIo, by: Instant) -> Result<Identified, IdentifyError> {
+async fn handshake(
+    worker: &Worker,
+    io: Rewind<Socket>,
+    by: Instant,
+) -> Result<Identified, IdentifyError> {
     let identity = worker.core.identity.as_ref().ok_or(IdentifyError::NoCertificate)?;
     let acceptor = TlsAcceptor::from(identity.server_config());
-    let accepted = timeout_at(by, acceptor.accept(io).into_fallible()).await;
+    let accept = worker.hub.paced(acceptor.accept(io).into_fallible());
+    let accepted = timeout_at(by, accept).await;
     let stream = match accepted.map_err(|_| IdentifyError::Silent)? {
         Ok(stream) => stream,
         Err((error, io)) => {
-            let _runs_on = task::spawn_local("linger", linger(io));
+            let _runs_on = task::spawn_local("linger", linger(io.into_parts().1));
             return Err(IdentifyError::Handshake(error));
         }
     };
-    let (_, connection) = stream.get_ref();
-    tls::require_alpn(connection)?;
+    let (io, connection) = stream.into_inner();
+    tls::require_alpn(&connection)?;
     let chain = connection.peer_certificates().unwrap_or_default().to_vec();
     let peer = tls::peer(&chain)?;
     let name = connection.server_name().unwrap_or_default();
     let sni = name.parse().map_err(|error| IdentifyError::Sni(name.to_owned(), error))?;
     let proof = Proof { identity: Arc::clone(identity), chain, not_after: peer.not_after };
-    Ok(Identified { io: Box::new(stream), peer, sni, proof })
+    let (first, socket) = io.into_parts();
+    Ok(Identified { wire: Wire::sealed(socket, connection.into(), first.into()), peer, sni, proof })
+}
+
+/// An accepted connection that carries requests.
+struct Served {
+    origin: Rc<Origin>,
+    proof: Option<Proof>,
+    retire_at: Instant,
+    _open: InFlight,
 }
 
 /// Serves HTTP of either version.
-pub(super) async fn http(origin: Rc<Origin>, io: AnyIo, spoken: Spoken, proof: Option<Proof>) {
+pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: Option<Proof>) {
     let metrics = origin.worker.core.telemetry.metrics();
-    let _open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
-    let io = TokioIo::new(io);
-    let service = {
-        let origin = Rc::clone(&origin);
-        service_fn(move |request| request::serve(Rc::clone(&origin), request))
-    };
-    if spoken == Spoken::Http2 {
-        let connection = http2_server().serve_connection(io, service);
-        live(&origin, connection, http2::Connection::graceful_shutdown, proof).await;
+    let open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
+    let hub = Rc::clone(&origin.worker.hub);
+    let now = hub.now();
+    let codec = if spoken == Spoken::Http2 {
+        Codec::Http2(Box::new(http2::Connection::server(&http2_server(), now)))
     } else {
-        let mut server = http1_server();
-        // A connection that comes in while draining has its one request served first.
-        server.keep_alive(!origin.counts.guard.draining());
-        let connection = server.serve_connection(io, service).with_upgrades();
-        live(&origin, connection, http1::UpgradeableConnection::graceful_shutdown, proof).await;
-    }
-}
-
-fn http2_server() -> http2::Builder<LocalExec> {
-    let mut server = http2::Builder::new(LocalExec);
-    server
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .max_local_error_reset_streams(LATE_FRAMES_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PONG_WITHIN)
-        .auto_date_header(false);
-    server
-}
-
-fn http1_server() -> http1::Builder {
-    let mut server = http1::Builder::new();
-    server
-        .timer(TokioTimer::new())
-        .header_read_timeout(HTTP1_SILENCE_MAX)
-        .max_headers(HTTP1_FIELDS_MAX)
-        .max_header_size(usize::try_from(HEAD_BYTES_MAX).unwrap_or(usize::MAX))
-        .auto_date_header(false);
-    server
-}
-
-/// Drives a connection until it has ended, and asks it to end in order when it is time.
-async fn live<C>(
-    origin: &Origin,
-    connection: C,
-    end_in_order: impl Fn(Pin<&mut C>),
-    proof: Option<Proof>,
-) where
-    C: Future<Output = hyper::Result<()>>,
-{
-    let not_after = proof.as_ref().map(|proof| proof.not_after);
+        Codec::Http1(Box::new(http1::Connection::server(&http1_server(), now)))
+    };
     let age_max = origin.worker.core.settings.connection_age_max;
+    let not_after = proof.as_ref().map(|proof| proof.not_after);
     let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
-    let first_head_by = origin.opened + FIRST_HEAD_MAX;
-    let mut connection = pin!(connection);
-    let (mut draining, mut retiring) =
-        (pin!(origin.counts.guard.signalled()), pin!(sleep_until(retire_at)));
-    let (mut ended, mut distrusted) = (pin!(expiry::wall(not_after)), pin!(distrusted(&proof)));
-    let mut first_head = pin!(sleep_until(first_head_by));
-    let (mut asked, mut waiting) = (false, true);
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(address = %origin.address, %error, "a connection broke");
-                }
-                return;
-            }
-            () = &mut draining, if !asked => {
-                asked = true;
-                // hyper would close an HTTP/1.1 connection whose first request is still on its way;
-                // that one ends with `keep_alive` off.
-                if origin.http2 || origin.requests.get() > 0 {
-                    end_in_order(connection.as_mut());
-                }
-            }
-            () = &mut retiring, if !asked => {
-                asked = true;
-                end_in_order(connection.as_mut());
-            }
-            () = &mut first_head, if waiting => {
-                waiting = false;
-                if origin.requests.get() == 0 && (!origin.http2 || origin.is_stranger()) {
-                    return;
-                }
-            }
-            () = &mut ended => return,
-            () = &mut distrusted => {
-                tracing::info!(address = %origin.address, "a peer is not trusted any more");
-                return;
-            }
-        }
-    }
+    let served = Served { origin, proof, retire_at, _open: open };
+    Link::new(&hub, End::Near(Box::new(served)), codec, wire).run().await;
 }
 
-/// Waits until the peer's certificates would not be accepted any more.
-async fn distrusted(proof: &Option<Proof>) {
-    let Some(proof) = proof else { return std::future::pending().await };
-    let mut changed = proof.identity.subscribe();
-    while changed.changed().await.is_ok() {
-        if proof.identity.trusts(&proof.chain, Role::Client, clock::now()).is_err() {
-            return;
-        }
+impl Host for Served {
+    fn serve(&self, incoming: Incoming) -> Story {
+        Box::pin(request::serve(Rc::clone(&self.origin), incoming))
     }
-    // Nobody exchanges the identity any more.
-    sleep(std::time::Duration::MAX).await;
+
+    fn refuse(&self, incoming: Incoming, why: Refusal) -> Story {
+        let origin = Rc::clone(&self.origin);
+        Box::pin(async move {
+            let (reason, what) = match why {
+                Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Head(error @ StreamError::HeadTooLarge) => {
+                    (Reason::HeadersTooLarge, error.to_string())
+                }
+                Refusal::Head(error) => (Reason::Malformed, error.to_string()),
+            };
+            let rejection = Rejection::unseen(reason, what);
+            request::refuse(&origin, incoming.head, &incoming.caller, &rejection);
+        })
+    }
+
+    fn outlook(&self) -> Outlook {
+        let origin = &self.origin;
+        let expired = |proof: &Proof| clock::now() >= proof.not_after;
+        if self.proof.as_ref().is_some_and(expired) {
+            return Outlook::Cut;
+        }
+        let (now, unused) = (Instant::now(), origin.requests.get() == 0);
+        if unused
+            && now >= origin.opened + FIRST_HEAD_MAX
+            && (!origin.http2 || origin.is_stranger())
+        {
+            return Outlook::Cut;
+        }
+        // An HTTP/1.1 connection whose first request is still on its way has it served.
+        let draining = origin.counts.guard.draining() && (origin.http2 || !unused);
+        if draining || now >= self.retire_at { Outlook::Retire } else { Outlook::Stay }
+    }
+
+    fn is_trusted(&self) -> bool {
+        let Some(proof) = &self.proof else { return true };
+        let trusted = proof.identity.trusts(&proof.chain, Role::Client, clock::now()).is_ok();
+        if !trusted {
+            tracing::info!(address = %self.origin.address, "a peer is not trusted any more");
+        }
+        trusted
+    }
+
+    fn name(&self) -> &str {
+        &self.origin.address
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -73,6 +73,11 @@ impl Core {
         self.running.load_full()
     }
 
+    /// The same for a short look, without counting another user.
+    pub(super) fn load(&self) -> Guard<Option<Arc<Running>>> {
+        self.running.load()
+    }
+
     /// Runs on `snapshot` from now on, on all workers: when this returns, no new request sees the
     /// last one.
     pub(super) fn adopt(&self, snapshot: Arc<Snapshot>) {
@@ -82,8 +87,8 @@ impl Core {
         }
         let now = Instant::now().into_std();
         let table = last.map_or_else(
-            || Table::default().next(&snapshot, now),
-            |last| last.table.next(&snapshot, now),
+            || Table::default().next(&snapshot, &self.settings, now),
+            |last| last.table.next(&snapshot, &self.settings, now),
         );
         self.telemetry.configure(&snapshot.mesh);
         self.running.store(Some(Arc::new(Running { snapshot, table })));

@@ -10,7 +10,11 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use super::settings::{APP_CONNECT_MAX, EXTERNAL_CONNECT_MAX};
+use super::{
+    dial::Where,
+    lane::{Detour, Lane, Lanes},
+    settings::{APP_CONNECT_MAX, EXTERNAL_CONNECT_MAX, Settings},
+};
 use crate::{
     balance,
     resilience::{Budget, Bulkhead},
@@ -52,11 +56,13 @@ pub(super) struct Entry {
     pub(super) budget: Arc<Budget>,
     /// Its places, where they are counted at the caller's side.
     pub(super) bulkhead: Option<Arc<Bulkhead>>,
+    /// The ways to its endpoints.
+    lanes: Lanes,
 }
 
 impl Table {
     /// The table for `snapshot`, with what this one knows.
-    pub(super) fn next(&self, snapshot: &Snapshot, now: Instant) -> Self {
+    pub(super) fn next(&self, snapshot: &Snapshot, settings: &Settings, now: Instant) -> Self {
         let destinations = snapshot.destinations.iter().filter_map(|(name, destination)| {
             let destination = destination.as_ref()?;
             let known = self.destinations.get(name);
@@ -64,12 +70,16 @@ impl Table {
         });
         let apps = snapshot.inbound.ports.iter().map(|port| {
             let known = self.apps.get(&port.number).filter(|known| is_same_app(known, port));
+            let app = || Where::from(&settings.app(port.number, port.local));
             let entry = known.map_or_else(
-                || Arc::new(Entry::app(&snapshot.node.service, port, now)),
+                || Arc::new(Entry::app(&snapshot.node.service, port, app(), now)),
                 Arc::clone,
             );
             (port.number, entry)
         });
+        if let Some(limits) = &snapshot.inbound.caller_bulkhead {
+            self.callers.set_limits(limits);
+        }
         Self {
             destinations: destinations.collect(),
             apps: apps.collect(),
@@ -85,7 +95,7 @@ impl Table {
         self.apps.get(&number)
     }
 
-    /// The bulkhead of one caller.
+    /// The bulkhead of one caller, which stays the same; takes a lock, so ask once a connection.
     pub(super) fn caller(&self, caller: &str, limits: &snapshot::Bulkhead) -> Arc<Bulkhead> {
         self.callers.get(caller, limits)
     }
@@ -110,14 +120,15 @@ impl Entry {
     fn next(known: Option<&Arc<Self>>, destination: &Arc<Destination>, now: Instant) -> Arc<Self> {
         let Some(known) = known else {
             let pool = balance::Pool::new(&destination.endpoints, now);
-            return Arc::new(Self::new(destination, pool, Arc::new(Budget::new(now)), None));
+            let budget = Arc::new(Budget::new(now));
+            return Arc::new(Self::new(destination, pool, budget, None, None));
         };
         if Arc::ptr_eq(&known.destination, destination) {
             return Arc::clone(known);
         }
         let pool = known.pool.with_endpoints(&destination.endpoints);
         let (budget, bulkhead) = (Arc::clone(&known.budget), known.bulkhead.as_ref());
-        Arc::new(Self::new(destination, pool, budget, bulkhead))
+        Arc::new(Self::new(destination, pool, budget, bulkhead, None))
     }
 
     fn new(
@@ -125,6 +136,7 @@ impl Entry {
         pool: balance::Pool,
         budget: Arc<Budget>,
         known: Option<&Arc<Bulkhead>>,
+        detour: Option<Detour>,
     ) -> Self {
         let limits = &destination.settings.bulkhead;
         let counted = limits.scope == BulkheadScope::Destination;
@@ -137,44 +149,59 @@ impl Entry {
             known
         });
         let name = Arc::from(destination.name.to_string());
-        Self { name, destination: Arc::clone(destination), pool, budget, bulkhead }
+        let lanes = Lanes::new(destination, detour);
+        Self { name, destination: Arc::clone(destination), pool, budget, bulkhead, lanes }
+    }
+
+    /// The way to the endpoint at `member` of the pool, by the number and protocol of its port. One
+    /// that was not foreseen is put into `made`.
+    pub(super) fn lane<'a>(
+        &'a self,
+        member: usize,
+        port: (u16, snapshot::Protocol),
+        grpc: bool,
+        made: &'a mut Option<Lane>,
+    ) -> Option<&'a Lane> {
+        self.lanes.find(&self.destination, member, port, grpc, made)
     }
 
     /// The own application's port: one endpoint that is never ejected.
-    fn app(service: &ServiceName, port: &InboundPort, now: Instant) -> Self {
+    fn app(service: &ServiceName, port: &InboundPort, app: Where, now: Instant) -> Self {
         let address = EndpointAddress::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let ports = vec![(port.number, port.local)];
         let endpoint = plain_endpoint("application".to_owned(), address, ports);
-        Self::of_one(service.clone(), port.number, endpoint, APP_CONNECT_MAX, now)
+        let detour = Some(Detour::App(app));
+        let port = (port.number, port.protocol);
+        Self::of_one(service.clone(), port, endpoint, APP_CONNECT_MAX, detour, now)
     }
 
-    /// A name outside the mesh.
-    pub(super) fn external(authority: &Authority, port: u16, now: Instant) -> Self {
+    /// A name outside the mesh, reached through another proxy or not.
+    pub(super) fn external(
+        authority: &Authority,
+        port: u16,
+        by_proxy: Option<String>,
+        now: Instant,
+    ) -> Self {
         let address = authority
             .ip()
             .map_or_else(|| EndpointAddress::Name(authority.host.clone()), EndpointAddress::Ip);
         let endpoint = plain_endpoint(authority.host.clone(), address, vec![(port, port)]);
         let service = ServiceName::new(authority.host.clone(), EXTERNAL);
-        let entry = Self::of_one(service, port, endpoint, EXTERNAL_CONNECT_MAX, now);
+        let detour = by_proxy.map(Detour::Proxy);
+        let port = (port, snapshot::Protocol::Detect);
+        let entry = Self::of_one(service, port, endpoint, EXTERNAL_CONNECT_MAX, detour, now);
         Self { name: Arc::from(EXTERNAL), ..entry }
     }
 
     fn of_one(
         name: ServiceName,
-        port: u16,
+        (port, protocol): (u16, snapshot::Protocol),
         endpoint: Endpoint,
         connect_timeout: Duration,
+        detour: Option<Detour>,
         now: Instant,
     ) -> Self {
-        let protocol = snapshot::Protocol::Detect;
-        let default_rule = Arc::new(Rule {
-            id: RouteId { route: Arc::from("default"), rule: Arc::from("0") },
-            request_headers: snapshot::HeaderModifier::default(),
-            response_headers: snapshot::HeaderModifier::default(),
-            backends: Vec::new(),
-            weight_total: 0,
-            settings: NO_SETTINGS,
-        });
+        let default_rule = Arc::new(no_rule());
         let port = Port { number: port, name: String::new(), protocol, rules: None, default_rule };
         let settings = DestinationSettings {
             connect_timeout,
@@ -196,7 +223,7 @@ impl Entry {
         let endpoints = vec![Arc::new(endpoint)];
         let pool = balance::Pool::new(&endpoints, now);
         let destination = Arc::new(Destination { name, ports: vec![port], endpoints, settings });
-        Self::new(&destination, pool, Arc::new(Budget::new(now)), None)
+        Self::new(&destination, pool, Arc::new(Budget::new(now)), None, detour)
     }
 
     fn state(&self, now: Instant) -> DestinationState {
@@ -258,15 +285,29 @@ pub(super) const NO_SETTINGS: RouteSettings = RouteSettings {
     retry: None,
 };
 
+/// The rule of a port that no route speaks of.
+pub(super) fn no_rule() -> Rule {
+    Rule {
+        id: RouteId { route: Arc::from("default"), rule: Arc::from("0") },
+        request_headers: snapshot::HeaderModifier::default(),
+        response_headers: snapshot::HeaderModifier::default(),
+        backends: Vec::new(),
+        weight_total: 0,
+        settings: NO_SETTINGS,
+    }
+}
+
 fn plain_endpoint(name: String, address: EndpointAddress, ports: Vec<(u16, u16)>) -> Endpoint {
     let transport = Transport::Plain { ports };
     Endpoint { name, address, transport, weight: 1, zone: String::new(), ready: true }
 }
 
 fn is_same_app(known: &Entry, port: &InboundPort) -> bool {
-    known.destination.endpoints.first().is_some_and(|endpoint| {
-        endpoint.transport == Transport::Plain { ports: vec![(port.number, port.local)] }
-    })
+    let same = |other: &Port| other.protocol == port.protocol;
+    known.destination.ports.first().is_some_and(same)
+        && known.destination.endpoints.first().is_some_and(|endpoint| {
+            endpoint.transport == Transport::Plain { ports: vec![(port.number, port.local)] }
+        })
 }
 
 /// The bulkheads of callers, made when they first call.
@@ -289,6 +330,14 @@ impl Callers {
         let made = Bulkhead::new(limits.concurrent_max, limits.queued_max);
         by_name.insert(caller.to_owned(), Arc::clone(&made));
         made
+    }
+
+    /// Whoever has called keeps its bulkhead, and finds it so.
+    fn set_limits(&self, limits: &snapshot::Bulkhead) {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        for known in by_name.values() {
+            known.set_limits(limits.concurrent_max, limits.queued_max);
+        }
     }
 }
 

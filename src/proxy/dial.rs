@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustc_hash::FxHashSet;
+use rustls::ClientConnection;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -17,10 +18,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{
-    io::{AnyIo, Ear, Listening},
-    settings::Address,
-};
+use super::{io::Socket, settings::Address};
 use crate::{
     net::{self, ConnectError},
     reason::Reason,
@@ -82,11 +80,11 @@ pub(super) struct Proof {
 
 /// An open connection.
 pub(super) struct Dialled {
-    pub(super) io: AnyIo,
+    pub(super) socket: Socket,
+    /// Whose handshake is done.
+    pub(super) tls: Option<ClientConnection>,
     /// With TLS only.
     pub(super) proof: Option<Proof>,
-    /// With TLS only.
-    pub(super) ear: Option<Arc<Ear>>,
     /// Kept as long as the connection.
     pub(super) own: Option<OwnSocket>,
 }
@@ -137,7 +135,7 @@ impl Dialer {
         let tcp = tcp.map_err(|error| connect_error(&error))?;
         let Some(expected) = expected else {
             let own = tcp.local_addr().ok().map(|address| OwnSocket::new(&self.own, address));
-            return Ok(Dialled { io: Box::new(tcp), proof: None, ear: None, own });
+            return Ok(Dialled { socket: Socket::Tcp(tcp), tls: None, proof: None, own });
         };
         let handshake = self.handshake(to, tcp, expected);
         let dialled = timeout_at(end, handshake).await.unwrap_or_else(|_| {
@@ -163,7 +161,9 @@ impl Dialer {
         debug_assert!(expected.is_none(), "sidecars are reached by TCP");
         let to = path.display();
         match timeout(bound, UnixStream::connect(path)).await {
-            Ok(Ok(unix)) => Ok(Dialled { io: Box::new(unix), proof: None, ear: None, own: None }),
+            Ok(Ok(unix)) => {
+                Ok(Dialled { socket: Socket::Unix(unix), tls: None, proof: None, own: None })
+            }
             Ok(Err(error)) => Err(DialError {
                 reason: Reason::ConnectFailed,
                 what: format!("can not connect to unix:{to}: {error}"),
@@ -205,11 +205,11 @@ impl Dialer {
         tls::require_alpn(connection).map_err(|error| wrong(error.to_string()))?;
         let chain = connection.peer_certificates().unwrap_or_default().to_vec();
         let peer = tls::peer(&chain).map_err(|error| wrong(error.to_string()))?;
-        let (stream, ear) = Listening::new(stream);
+        let (tcp, tls) = stream.into_inner();
         Ok(Dialled {
-            io: Box::new(stream),
+            socket: Socket::Tcp(tcp),
+            tls: Some(tls),
             proof: Some(Proof { not_after: peer.not_after, chain }),
-            ear: Some(ear),
             own: None,
         })
     }

@@ -2,86 +2,81 @@
 //! or when the request is dropped. Whoever ends a request does it through here, so that the answer
 //! and what is counted, logged and traced can not disagree.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, Response, request};
 use tokio::time::Instant;
 
 use super::{
     connection::{Origin, Side},
     core::Core,
-    headers::{TRACEPARENT, TRACESTATE},
+    stream::Caller,
 };
 use crate::{
     clock,
     http::{
-        Fields as _, Head,
+        HeaderBlock, Token,
         answer::{self, Audience, Rejection},
     },
     reason::{GrpcCode, Reason},
-    telemetry::{Attempt, Direction, Record, metrics::InFlight, trace},
+    telemetry::{Attempt, Attempts, Place, Record, SpanContext, metrics::InFlight, trace},
 };
 
 /// A request under way.
 pub(super) struct Exchange {
-    core: Arc<Core>,
-    record: Option<Box<Record>>,
-    started: Instant,
-    audience: Audience,
+    /// From where it comes.
+    pub(super) origin: Rc<Origin>,
+    /// Its head; what is sent on is made of it where it lies. It becomes the record's.
+    pub(super) head: HeaderBlock,
+    /// What is known of it.
+    pub(super) record: Record,
+    /// When the head was read.
+    pub(super) started: Instant,
+    /// To whom answers go.
+    pub(super) audience: Audience,
+    closed: bool,
     _in_flight: InFlight,
 }
 
 impl Exchange {
     /// Begins with a head.
-    pub(super) fn begin(origin: &Origin, parts: &request::Parts) -> Self {
-        let core = Arc::clone(&origin.worker.core);
-        let fields = &parts.headers;
-        let head =
-            Head { method: parts.method.as_str(), authority: "", path: "/", query: "", fields };
-        let grpc = head.is_grpc();
-        let started = clock::since_epoch();
-        let parent = parent(fields);
-        let begun =
-            core.telemetry.begin(origin.side.direction(), parent, started, || fastrand::u64(..));
+    pub(super) fn begin(origin: &Rc<Origin>, head: HeaderBlock) -> Self {
+        let core = &origin.worker.core;
+        let grpc = is_grpc(&head);
+        let parent = parent(&head);
+        let direction = origin.side.direction();
+        let telemetry = &core.telemetry;
+        let begun = telemetry.begin(direction, parent, clock::since_epoch, || fastrand::u64(..));
         let authenticated = origin.side.peer().is_some();
         let inbound = matches!(origin.side, Side::Inbound { .. });
         let audience = Audience {
             grpc,
-            head: parts.method == http::Method::HEAD,
+            head: head.get(Token::Method) == Some(b"HEAD"),
             details: authenticated || !inbound,
             sidecar: authenticated,
             trace_id: begun.place.span.trace_id,
         };
-        let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-        let host = || fields.first("host").map(|host| String::from_utf8_lossy(host).into_owned());
-        let own = Arc::clone(&core.own_name);
-        let source = match origin.side.direction() {
-            Direction::Outbound => Arc::clone(&own),
-            Direction::Inbound => Arc::clone(&origin.caller),
-        };
+        let own = &core.own_name;
+        let source = if inbound { &origin.caller } else { own };
         let record = Record {
-            direction: origin.side.direction(),
-            started,
+            direction,
+            started: Duration::ZERO,
             span: begun.place.span,
             parent: begun.place.parent,
-            trace_state: state(fields, parent.is_some()),
-            source,
-            destination: if inbound { own } else { Arc::default() },
+            trace_state: if parent.is_some() { state(&head) } else { String::new() },
+            source: Arc::clone(source),
+            destination: if inbound { Arc::clone(own) } else { Arc::default() },
             port: 0,
             protocol: if grpc { "grpc" } else { origin.protocol() },
-            method: parts.method.as_str().to_owned(),
-            authority: authority.or_else(host).unwrap_or_default(),
-            path: parts.uri.path().to_owned(),
+            head: HeaderBlock::default(),
+            written_authority: None,
             grpc,
             route: None,
             policy: Arc::default(),
             http_status: 0,
             grpc_status: None,
             reason: None,
-            attempts: Vec::new(),
-            source_address: origin.address.to_string(),
-            upstream_address: String::new(),
+            attempts: Attempts::default(),
+            source_address: Arc::clone(&origin.address),
             tls: authenticated,
             deadline: None,
             queued: Duration::ZERO,
@@ -93,52 +88,40 @@ impl Exchange {
             revision: 0,
         };
         Self {
-            core,
-            record: Some(Box::new(record)),
+            origin: Rc::clone(origin),
+            head,
+            record,
             started: Instant::now(),
             audience,
+            closed: false,
             _in_flight: begun.in_flight,
         }
     }
 
-    /// The record, until the exchange has ended.
-    pub(super) fn record(&mut self) -> &mut Record {
-        self.record.as_mut().expect("only `refuse` and `end` take it, and they take the exchange")
-    }
-
-    /// When the head was read.
-    pub(super) fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// To whom answers go.
-    pub(super) fn audience(&self) -> Audience {
-        self.audience
-    }
-
     /// What all workers share.
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(super) fn core(&self) -> &Core {
+        &self.origin.worker.core
     }
 
-    /// Notes an attempt that begins.
-    pub(super) fn attempt(&mut self, endpoint: &str, address: String, backoff: Duration) -> u64 {
-        let started = self.started.elapsed();
+    /// Notes an attempt that begins now, and gives its span.
+    pub(super) fn attempt(
+        &mut self,
+        place: Arc<Place>,
+        backoff: Duration,
+        now: Instant,
+    ) -> SpanContext {
         let span_id = trace::span_id(|| fastrand::u64(..));
-        let record = self.record();
-        record.upstream_address.clone_from(&address);
-        record.attempts.push(Attempt {
+        self.record.attempts.push(Attempt {
             span_id,
-            endpoint: endpoint.into(),
-            address,
-            started,
+            place,
+            started: now.saturating_duration_since(self.started),
             duration: Duration::ZERO,
             backoff,
             http_status: 0,
             grpc_status: None,
             reason: None,
         });
-        span_id
+        SpanContext { span_id, ..self.record.span }
     }
 
     /// Notes how the last attempt went.
@@ -147,75 +130,116 @@ impl Exchange {
         http_status: u16,
         grpc_status: Option<GrpcCode>,
         reason: Option<Reason>,
+        now: Instant,
     ) {
-        let now = self.started.elapsed();
-        let record = self.record();
-        let Some(attempt) = record.attempts.last_mut() else { return };
-        attempt.duration = now.saturating_sub(attempt.started);
+        let passed = now.saturating_duration_since(self.started);
+        let Some(attempt) = self.record.attempts.last_mut() else { return };
+        attempt.duration = passed.saturating_sub(attempt.started);
         attempt.http_status = http_status;
         attempt.grpc_status = grpc_status;
         attempt.reason = reason;
-        record.upstream = attempt.duration;
+        self.record.upstream = attempt.duration;
     }
 
     /// Ends it with an answer of the mesh.
-    pub(super) fn refuse(mut self, rejection: &Rejection) -> Response<Bytes> {
-        let response = answer::respond(rejection, self.audience);
-        let record = self.record();
-        record.reason = Some(rejection.reason);
-        record.http_status = response.status().as_u16();
-        record.grpc_status = record.grpc.then_some(rejection.grpc);
-        record.response_bytes = u64::try_from(response.body().len()).unwrap_or(u64::MAX);
-        self.close();
-        response
+    pub(super) fn refuse(&mut self, caller: &Caller, rejection: &Rejection) {
+        if self.closed {
+            return;
+        }
+        let (mut head, body) = answer::respond(rejection, self.audience);
+        self.announce_end(&mut head);
+        self.refused(rejection);
+        self.record.http_status = head.status();
+        self.record.response_bytes = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        caller.answer(&head, body.as_bytes());
+        self.end();
+    }
+
+    /// Notes why the mesh ends it.
+    pub(super) fn refused(&mut self, rejection: &Rejection) {
+        self.record.reason = Some(rejection.reason);
+        self.record.grpc_status = self.record.grpc.then_some(rejection.grpc);
+    }
+
+    /// A connection that was open and unused when draining began ends with its first request.
+    pub(super) fn announce_end(&self, head: &mut HeaderBlock) {
+        if !self.origin.http2 && self.origin.counts.guard.draining() {
+            head.push_token(Token::Connection, b"close");
+        }
     }
 
     /// Ends it: whatever is in the record stands.
-    pub(super) fn end(mut self) {
-        self.close();
+    pub(super) fn end(&mut self) {
+        self.end_at(Instant::now());
     }
 
-    /// Ends it without a trace: what it began is counted otherwise.
-    pub(super) fn forget(mut self) {
-        self.record = None;
-    }
-
-    fn close(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        record.duration = self.started.elapsed();
+    /// The same at a time that is known.
+    pub(super) fn end_at(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        let record = &mut self.record;
+        record.head = std::mem::take(&mut self.head);
+        record.duration = now.saturating_duration_since(self.started);
         if let Some(attempt) = record.attempts.last_mut()
             && attempt.duration.is_zero()
         {
             attempt.duration = record.duration.saturating_sub(attempt.started);
         }
-        self.core.telemetry.finish(*record);
+        self.origin.worker.core.telemetry.finish(record);
+    }
+
+    /// Ends one that nobody has ended: whoever asked is gone, or its story panicked.
+    pub(super) fn end_if_gone(&mut self) {
+        if !self.closed {
+            let panicking = std::thread::panicking();
+            let why = if panicking { Reason::Internal } else { Reason::CallerGone };
+            self.record.reason.get_or_insert(why);
+            self.end();
+        }
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed
+    }
+
+    /// Ends it without a trace: what it began is counted otherwise.
+    pub(super) fn forget(&mut self) {
+        self.closed = true;
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(record) = &mut self.record {
-            let panicking = std::thread::panicking();
-            let why = if panicking { Reason::Internal } else { Reason::CallerGone };
-            record.reason.get_or_insert(why);
-        }
-        self.close();
+        self.end_if_gone();
     }
 }
 
+/// As [`crate::http::Head::is_grpc`] says it.
+fn is_grpc(head: &HeaderBlock) -> bool {
+    crate::http::Head {
+        method: head.text(Token::Method).unwrap_or_default(),
+        authority: "",
+        path: "/",
+        query: "",
+        fields: head,
+    }
+    .is_grpc()
+}
+
 /// The caller's span; more than one is none.
-fn parent(fields: &HeaderMap) -> Option<crate::telemetry::SpanContext> {
-    let mut values = fields.get_all(TRACEPARENT).iter();
+fn parent(head: &HeaderBlock) -> Option<SpanContext> {
+    let mut values = head.all(Token::Traceparent);
     match (values.next(), values.next()) {
-        (Some(only), None) => trace::parse_traceparent(only.as_bytes()),
+        (Some(only), None) => trace::parse_traceparent(only),
         _ => None,
     }
 }
 
-/// Without a parent it means nothing.
-fn state(fields: &HeaderMap, has_parent: bool) -> String {
-    if !has_parent {
+fn state(head: &HeaderBlock) -> String {
+    if !head.contains(Token::Tracestate) {
         return String::new();
     }
-    trace::tracestate(fields.get_all(TRACESTATE).iter().map(http::HeaderValue::as_bytes))
+    trace::tracestate(head.all(Token::Tracestate))
 }

@@ -3,24 +3,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::settings::EXPIRY_GRACE;
 use crate::clock;
-
-/// How long a wait for the wall clock trusts the other clock.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
-
-/// Waits until the wall clock shows `end`; forever without one. May be cancelled.
-pub(super) async fn wall(end: Option<SystemTime>) {
-    let Some(end) = end else { return std::future::pending().await };
-    while let Ok(left) = end.duration_since(clock::now()) {
-        if left.is_zero() {
-            return;
-        }
-        sleep(left.min(LOOK_EVERY)).await;
-    }
-}
 
 /// When a connection that opens now stops to take requests: at its age, less up to a tenth so that
 /// not all end together, and a while before its peer's certificate ends.
@@ -41,7 +27,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{retirement, wall};
+    use super::retirement;
     use crate::clock;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -58,10 +44,5 @@ mod tests {
         let soon = retirement(HOUR, Some(clock::now() + Duration::from_secs(100)), 0) - now;
         assert!(soon <= Duration::from_secs(90) && soon > Duration::from_secs(88), "{soon:?}");
         assert_eq!(retirement(HOUR, Some(clock::now() - HOUR), 0), now);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_time_that_has_passed_is_not_waited_for() {
-        wall(Some(clock::now() - HOUR)).await;
     }
 }

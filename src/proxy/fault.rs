@@ -1,108 +1,80 @@
-//! What an error of hyper or h2 means: the reason that the caller is told, and whether the request
-//! was unseen. A GOAWAY of the peer on a stream means that the stream is beyond its last one, so it
-//! was not processed (RFC 9113 section 6.8); so does REFUSED_STREAM (section 8.7).
+//! What the end of an upstream stream means: the reason that the caller is told, and whether the request
+//! was unseen. A stream above the last one of a GOAWAY was not processed (RFC 9113 section 6.8), and
+//! one that was refused neither (section 8.7).
 
-use std::error::Error;
-
-use super::{
-    dial::{DialError, Where},
-    pool::SendError,
-};
 use crate::{
-    http::{answer::Rejection, grpc},
+    http::{ConnectionError, ErrorCode, StreamError, answer::Rejection, grpc},
     reason::{GrpcCode, Reason},
 };
 
 /// What is said of a caller that did not send all of its body.
 pub(super) const BODY_BROKEN: &str = "the caller broke off its body";
 
-/// The error of h2 inside, if there is one.
-pub(super) fn h2_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a h2::Error> {
-    find(error)
-}
-
-fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
+/// A stream that was not opened, or ended before its end.
+pub(super) fn of_stream(error: StreamError) -> Rejection {
+    let text = error.to_string();
+    match error {
+        StreamError::Unprocessed(ErrorCode::REFUSED_STREAM) => {
+            Rejection::unseen(Reason::StreamRefused, text)
         }
-        next = error.source();
-    }
-    None
-}
-
-/// The whole chain in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let link = error.to_string();
-        if !text.ends_with(&link) {
-            text.push_str(": ");
-            text.push_str(&link);
+        StreamError::Unprocessed(_) => Rejection::unseen(Reason::ConnectionClosing, text),
+        StreamError::Reset(code) => {
+            let grpc = grpc::from_reset(code.0);
+            Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
         }
-        next = error.source();
+        StreamError::Malformed(_)
+        | StreamError::HeadTooLarge
+        | StreamError::Connection(ConnectionError::Protocol(..)) => {
+            Rejection::seen(Reason::UpstreamProtocol, text)
+        }
+        StreamError::Connection(_) => {
+            let grpc = GrpcCode::Unavailable;
+            Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
+        }
     }
-    text
 }
 
-/// A connection that opened and could not be spoken on.
-pub(super) fn handshake(to: &Where, error: &hyper::Error) -> DialError {
-    DialError { reason: Reason::ConnectFailed, what: format!("{to}: {}", chain(error)) }
-}
-
-/// A request whose response head did not come.
-pub(super) fn of_send(failed: &SendError) -> Rejection {
-    if let Some(why) = &failed.refused {
-        return Rejection::unseen(Reason::PeerIdentity, why.clone());
-    }
-    let text = chain(&failed.error);
-    if failed.unsent {
-        return Rejection::unseen(Reason::ConnectionClosing, text);
-    }
-    if let Some(inner) = h2_error(&failed.error) {
-        return of_h2(inner, text);
-    }
-    if failed.error.is_user() {
-        // The dispatcher went away while the stream waited to be opened: nothing was written.
-        return Rejection::unseen(Reason::ConnectionClosing, text);
-    }
-    of_connection(&failed.error, text)
-}
-
-/// A response body that broke off.
-pub(super) fn of_body(error: &hyper::Error) -> Rejection {
-    let text = chain(error);
-    let fault = match h2_error(error) {
-        Some(inner) => of_h2(inner, text),
-        None => of_connection(error, text),
+#[cfg(test)]
+mod tests {
+    use super::of_stream;
+    use crate::{
+        http::{ConnectionError, ErrorCode, StreamError},
+        reason::{GrpcCode, Reason},
     };
-    Rejection { unseen: false, ..fault }
-}
 
-fn of_h2(error: &h2::Error, text: String) -> Rejection {
-    let code = error.reason();
-    if error.is_go_away() && error.is_remote() {
-        return Rejection::unseen(Reason::ConnectionClosing, text);
+    #[test]
+    fn every_end_has_its_reason() {
+        let broken = ConnectionError::Protocol(ErrorCode::PROTOCOL_ERROR, "x");
+        for (error, reason, unseen, grpc) in [
+            (
+                StreamError::Unprocessed(ErrorCode::REFUSED_STREAM),
+                Reason::StreamRefused,
+                true,
+                GrpcCode::Unavailable,
+            ),
+            (
+                StreamError::Unprocessed(ErrorCode::NO_ERROR),
+                Reason::ConnectionClosing,
+                true,
+                GrpcCode::Unavailable,
+            ),
+            (
+                StreamError::Reset(ErrorCode::CANCEL),
+                Reason::UpstreamReset,
+                false,
+                GrpcCode::Cancelled,
+            ),
+            (StreamError::Malformed("x"), Reason::UpstreamProtocol, false, GrpcCode::Internal),
+            (StreamError::Connection(broken), Reason::UpstreamProtocol, false, GrpcCode::Internal),
+            (
+                StreamError::Connection(ConnectionError::Eof),
+                Reason::UpstreamReset,
+                false,
+                GrpcCode::Unavailable,
+            ),
+        ] {
+            let fault = of_stream(error);
+            assert_eq!((fault.reason, fault.unseen, fault.grpc), (reason, unseen, grpc));
+        }
     }
-    if error.is_reset() && error.is_remote() && code == Some(h2::Reason::REFUSED_STREAM) {
-        return Rejection::unseen(Reason::StreamRefused, text);
-    }
-    if error.is_library() {
-        return Rejection::seen(Reason::UpstreamProtocol, text);
-    }
-    let grpc = match code {
-        Some(code) if error.is_reset() => grpc::from_reset(code.into()),
-        _ => GrpcCode::Unavailable,
-    };
-    Rejection { grpc, ..Rejection::seen(Reason::UpstreamReset, text) }
-}
-
-fn of_connection(error: &hyper::Error, text: String) -> Rejection {
-    if error.is_parse() {
-        return Rejection::seen(Reason::UpstreamProtocol, text);
-    }
-    let lost = Rejection::seen(Reason::UpstreamReset, text);
-    Rejection { grpc: GrpcCode::Unavailable, ..lost }
 }

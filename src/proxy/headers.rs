@@ -1,145 +1,93 @@
-//! Heads on their way through: what is read from them, what is taken out, what is put in. The
-//! decisions see a head as slices; here it is the `http` crate's.
+//! Heads on their way through: what is read from them, what is taken out, what is put in. A head is
+//! edited where it lies. Fields of the proxy's own come last in it: they differ from request to
+//! request, and what stands before them then often does not.
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{EXPECT, HOST},
-    request, response,
-    uri::{self, PathAndQuery, Scheme},
-};
+use tokio::time::Instant;
 
 use crate::{
     http::{
-        Head,
+        Head, HeaderBlock, Token,
         answer::Rejection,
-        fields::{
-            CLIENT_CERT, REASON, UNSEEN, join_cookies, strip_hop_by_hop, strip_mesh, strip_trailers,
-        },
+        fields::{strip_head, strip_trailers},
     },
     reason::Reason,
+    resilience::deadline,
     snapshot::HeaderModifier,
+    telemetry::{SpanContext, trace},
 };
-
-/// W3C Trace Context.
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// W3C Trace Context.
-pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Host and port that the caller means. HTTP/1.1's absolute form and HTTP/2's `:authority` come
 /// before `Host` (RFC 9112 section 3.2.2).
 ///
 /// # Errors
 /// When there is none or more than one.
-pub(super) fn authority(parts: &request::Parts) -> Result<String, Rejection> {
+pub(super) fn authority(head: &HeaderBlock) -> Result<&str, Rejection> {
     let malformed = |what: &str| Rejection::unseen(Reason::Malformed, what);
-    let mut hosts = parts.headers.get_all(HOST).iter();
+    let mut hosts = head.all(Token::Host);
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(malformed("the request has more than one Host"));
     }
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str().to_owned());
-    }
-    let host = host.ok_or_else(|| malformed("the request has no Host"))?;
-    let host = host.to_str().map_err(|_| malformed("the Host is not ASCII"))?;
-    Ok(host.to_owned())
+    let authority = head.get(Token::Authority).or(host);
+    let authority = authority.ok_or_else(|| malformed("the request has no Host"))?;
+    str::from_utf8(authority).map_err(|_| malformed("the Host is not ASCII"))
 }
 
 /// The head as decisions read it.
-pub(super) fn head<'a>(parts: &'a request::Parts, authority: &'a str) -> Head<'a> {
-    let path = parts.uri.path();
-    Head {
-        method: parts.method.as_str(),
-        authority,
-        path: if path.is_empty() { "/" } else { path },
-        query: parts.uri.query().unwrap_or_default(),
-        fields: &parts.headers,
-    }
+///
+/// # Errors
+/// When its method or path is none.
+pub(super) fn view<'a>(head: &'a HeaderBlock, authority: &'a str) -> Result<Head<'a>, Rejection> {
+    let malformed = || Rejection::unseen(Reason::Malformed, "the path is malformed");
+    let target = head.text(Token::Path).filter(|path| is_path(path)).ok_or_else(malformed)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let method = head.text(Token::Method).unwrap_or_default();
+    Ok(Head { method, authority, path, query, fields: head })
 }
 
-/// A request's head as it is sent on, the same for every attempt but for a few fields.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    method: Method,
-    path: PathAndQuery,
-    authority: uri::Authority,
-    fields: HeaderMap,
+/// What has a fragment or characters that need another spelling is read differently by different
+/// servers. `*` is of OPTIONS.
+fn is_path(path: &str) -> bool {
+    (path.starts_with('/') || path == "*")
+        && path.bytes().all(|byte| byte > b' ' && byte != 0x7f && byte != b'#')
 }
 
-impl Outgoing {
-    /// From the head as it came in: without the fields of one hop, of the mesh, and of those that the
-    /// proxy writes itself.
-    ///
-    /// # Errors
-    /// When the authority can not stand in a head.
-    pub(super) fn new(parts: request::Parts, authority: &str) -> Result<Self, Rejection> {
-        let authority = authority
-            .parse()
-            .map_err(|_| Rejection::unseen(Reason::Malformed, "the authority is malformed"))?;
-        let mut fields = parts.headers;
-        strip_hop_by_hop(&mut fields);
-        strip_mesh(&mut fields);
-        join_cookies(&mut fields);
-        for name in [HOST, EXPECT, CLIENT_CERT, TRACEPARENT, TRACESTATE] {
-            fields.remove(name);
-        }
-        let path = parts.uri.into_parts().path_and_query;
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok(Self { method: parts.method, path, authority, fields })
-    }
-
-    /// Replaces a field by one of the proxy's own.
-    pub(super) fn set(&mut self, name: HeaderName, value: &str) {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            self.fields.insert(name, value);
-        }
-    }
-
-    /// Applies a route's changes.
-    pub(super) fn modify(&mut self, modifier: &HeaderModifier) {
-        modify(&mut self.fields, modifier);
-    }
-
-    /// The head for one attempt, with `own` fields that differ from attempt to attempt.
-    pub(super) fn request<B>(
-        &self,
-        form: Form,
-        own: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
-        body: B,
-    ) -> Request<B> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        let mut fields = self.fields.clone();
-        let mut target = uri::Parts::default();
-        target.path_and_query = Some(self.path.clone());
-        if form != Form::Origin {
-            target.scheme = Some(Scheme::HTTP);
-            target.authority = Some(self.authority.clone());
-        }
-        if form != Form::Http2 {
-            let host = HeaderValue::try_from(self.authority.as_str());
-            fields.insert(HOST, host.unwrap_or_else(|_| HeaderValue::from_static("")));
-        }
-        *request.version_mut() =
-            if form == Form::Http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-        *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-        for (name, value) in own {
-            fields.insert(name, value);
-        }
-        *request.headers_mut() = fields;
-        request
-    }
+/// Takes out of a request's head what concerns one hop or is for the proxy to say. `Host` goes, as
+/// the authority has been settled.
+pub(super) fn strip_request(head: &mut HeaderBlock) {
+    strip_head(head, |token| matches!(token, Token::XForwardedClientCert | Token::Host));
 }
 
-/// How a request target is written (RFC 9112 section 3.2; RFC 9113 section 8.3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// HTTP/1.1 to a server.
-    Origin,
-    /// HTTP/1.1 to a proxy.
-    Absolute,
-    /// HTTP/2.
-    Http2,
+/// Takes out what every attempt writes anew; `timed`: so it does the deadline.
+pub(super) fn strip_own(head: &mut HeaderBlock, timed: bool) {
+    head.retain(|field| match field.token {
+        Token::Traceparent | Token::Tracestate => false,
+        Token::GrpcTimeout => !timed,
+        _ => true,
+    });
+}
+
+/// Trace context and what is left of the deadline, for one attempt.
+///
+/// # Errors
+/// When nothing is left.
+pub(super) fn write_own(
+    head: &mut HeaderBlock,
+    span: &SpanContext,
+    trace_state: &str,
+    until: Option<(Instant, Instant)>,
+) -> Result<(), Rejection> {
+    if let Some((deadline, now)) = until {
+        let left = deadline::left(deadline.into_std(), now.into_std());
+        let passed = || Rejection::unseen(Reason::Deadline, "the caller's deadline passed");
+        let left = deadline::GrpcTimeout::new(left.ok_or_else(passed)?);
+        head.push_token(Token::GrpcTimeout, left.as_bytes());
+    }
+    head.push_token(Token::Traceparent, trace::format(span).as_bytes());
+    if !trace_state.is_empty() {
+        head.push_token(Token::Tracestate, trace_state.as_bytes());
+    }
+    Ok(())
 }
 
 /// What a far sidecar said about an answer that it made itself.
@@ -153,137 +101,165 @@ pub(super) struct Far {
 
 /// Takes the fields of one hop and of the mesh out of a response's head, and reads the latter where
 /// they come from an authenticated sidecar. Only the reason goes on, to the application.
-pub(super) fn receive(parts: &mut response::Parts, from_sidecar: bool) -> Far {
-    let fields = &mut parts.headers;
-    strip_hop_by_hop(fields);
-    let reason = reason(fields).filter(|_| from_sidecar);
-    let unseen = from_sidecar && fields.get(&UNSEEN).is_some_and(|value| value == "1");
-    strip_mesh(fields);
+pub(super) fn receive(head: &mut HeaderBlock, from_sidecar: bool) -> Far {
+    let reason = reason(head).filter(|_| from_sidecar);
+    let unseen = reason.is_some() && head.get(Token::OutriggerUnseen) == Some(b"1");
+    strip_head(head, |_| false);
     if let Some(reason) = reason {
-        fields.insert(REASON, HeaderValue::from_static(reason.name()));
+        head.push_token(Token::OutriggerReason, reason.name().as_bytes());
     }
-    Far { reason, unseen: unseen && reason.is_some() }
+    Far { reason, unseen }
 }
 
 /// The same of trailers: a call that a far sidecar ended after its head was out.
-pub(super) fn receive_trailers(trailers: &mut HeaderMap, from_sidecar: bool) -> Option<Reason> {
+pub(super) fn receive_trailers(trailers: &mut HeaderBlock, from_sidecar: bool) -> Option<Reason> {
     let reason = reason(trailers).filter(|_| from_sidecar);
     strip_trailers(trailers);
     if let Some(reason) = reason {
-        trailers.insert(REASON, HeaderValue::from_static(reason.name()));
+        trailers.push_token(Token::OutriggerReason, reason.name().as_bytes());
     }
     reason
 }
 
-fn reason(fields: &HeaderMap) -> Option<Reason> {
-    fields.get(&REASON)?.to_str().ok().and_then(Reason::from_name)
+fn reason(fields: &HeaderBlock) -> Option<Reason> {
+    Reason::from_name(fields.text(Token::OutriggerReason)?)
 }
 
 /// Applies a route's changes: set, add, remove.
-pub(super) fn modify(fields: &mut HeaderMap, modifier: &HeaderModifier) {
-    let pair = |(name, value): &(String, String)| {
-        let name = HeaderName::try_from(name.as_str()).ok()?;
-        Some((name, HeaderValue::try_from(value.as_str()).ok()?))
-    };
-    for (name, value) in modifier.set.iter().filter_map(pair) {
-        fields.insert(name, value);
+pub(super) fn modify(fields: &mut HeaderBlock, modifier: &HeaderModifier) {
+    for (name, value) in &modifier.set {
+        fields.set_named(name, value.as_bytes());
     }
-    for (name, value) in modifier.add.iter().filter_map(pair) {
-        fields.append(name, value);
+    for (name, value) in &modifier.add {
+        fields.push(name.as_bytes(), value.as_bytes());
     }
     for name in &modifier.remove {
-        fields.remove(name.as_str());
+        fields.remove_named(name);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, Request, Response, Version, request};
+    use std::time::Duration;
 
-    use super::{Far, Form, Outgoing, authority, modify, receive};
-    use crate::{reason::Reason, snapshot::HeaderModifier};
+    use tokio::time::Instant;
 
-    fn parts(uri: &str, fields: &[(&'static str, &str)]) -> request::Parts {
-        let mut builder = Request::get(uri);
-        for (name, value) in fields {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).expect("a request").into_parts().0
+    use super::{
+        Far, authority, modify, receive, receive_trailers, strip_own, strip_request, view,
+        write_own,
+    };
+    use crate::{
+        http::{HeaderBlock, Token},
+        reason::Reason,
+        snapshot::HeaderModifier,
+        telemetry::SpanContext,
+    };
+
+    fn block(fields: &[(&'static str, &'static str)]) -> HeaderBlock {
+        fields.iter().copied().collect()
+    }
+
+    fn names(block: &HeaderBlock) -> Vec<String> {
+        block.iter().map(|field| String::from_utf8_lossy(field.name).into_owned()).collect()
     }
 
     #[test]
     fn the_authority_is_the_targets_before_the_hosts() {
-        for (uri, hosts, expected) in [
-            ("/x", &["orders:9090"][..], Some("orders:9090")),
-            ("http://orders/x", &["other"], Some("orders")),
-            ("http://orders:1/", &[], Some("orders:1")),
-            ("/x", &[], None),
-            ("/x", &["a", "b"], None),
-            ("http://orders/", &["a", "b"], None),
+        for (target, hosts, expected) in [
+            (None, &["orders:9090"][..], Some("orders:9090")),
+            (Some("orders"), &["other"], Some("orders")),
+            (Some("orders:1"), &[], Some("orders:1")),
+            (None, &[], None),
+            (None, &["a", "b"], None),
+            (Some("orders"), &["a", "b"], None),
         ] {
-            let fields: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
-            let found = authority(&parts(uri, &fields));
-            assert_eq!(found.ok().as_deref(), expected, "{uri} {hosts:?}");
+            let mut head = block(&[(":path", "/x")]);
+            if let Some(target) = target {
+                head.set(Token::Authority, target.as_bytes());
+            }
+            hosts.iter().for_each(|host| head.push(b"host", host.as_bytes()));
+            assert_eq!(authority(&head).ok(), expected, "{target:?} {hosts:?}");
         }
     }
 
     #[test]
-    fn a_head_is_written_as_its_peer_expects() {
-        let incoming = parts(
-            "http://orders/x?y=1",
-            &[
-                ("host", "orders"),
-                ("connection", "x-mine"),
-                ("x-mine", "1"),
-                ("x-forwarded-client-cert", "forged"),
-                ("outrigger-unseen", "1"),
-                ("expect", "100-continue"),
-                ("traceparent", "old"),
-                ("a", "1"),
-            ],
-        );
-        let outgoing = Outgoing::new(incoming, "orders.shop:9090").expect("well-formed");
-        for (form, uri, host, version) in [
-            (Form::Origin, "/x?y=1", Some("orders.shop:9090"), Version::HTTP_11),
-            (
-                Form::Absolute,
-                "http://orders.shop:9090/x?y=1",
-                Some("orders.shop:9090"),
-                Version::HTTP_11,
-            ),
-            (Form::Http2, "http://orders.shop:9090/x?y=1", None, Version::HTTP_2),
+    fn a_target_is_a_path_and_a_query() {
+        for (target, expected) in [
+            ("/x?y=1?z", Some(("/x", "y=1?z"))),
+            ("/", Some(("/", ""))),
+            ("*", Some(("*", ""))),
+            ("/caf\u{e9}", Some(("/caf\u{e9}", ""))),
+            ("", None),
+            ("x", None),
+            ("http://orders/", None),
+            ("/x y", None),
+            ("/x#y", None),
+            ("/\u{7f}", None),
         ] {
-            let own = [(super::TRACEPARENT, HeaderValue::from_static("new"))];
-            let request = outgoing.request(form, own, ());
-            let field =
-                |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-            assert_eq!(request.uri().to_string(), uri);
-            assert_eq!((field("host"), request.version()), (host, version));
-            assert_eq!((field("traceparent"), field("a")), (Some("new"), Some("1")));
-            let count = request.headers().len() - usize::from(host.is_some());
-            assert_eq!(count, 2, "{:?}", request.headers());
+            let head = block(&[(":method", "GET")]);
+            let mut head = head;
+            head.set(Token::Path, target.as_bytes());
+            let found = view(&head, "orders").ok().map(|head| (head.path, head.query));
+            assert_eq!(found, expected, "{target:?}");
         }
+    }
+
+    #[test]
+    fn a_head_is_sent_on_without_what_is_not_the_callers_to_say() {
+        let mut head = block(&[
+            (":method", "GET"),
+            (":authority", "orders"),
+            (":path", "/x?y=1"),
+            ("host", "orders"),
+            ("connection", "x-mine"),
+            ("x-mine", "1"),
+            ("x-forwarded-client-cert", "forged"),
+            ("outrigger-unseen", "1"),
+            ("expect", "100-continue"),
+            ("grpc-timeout", "1S"),
+            ("traceparent", "old"),
+            ("tracestate", "old"),
+            ("a", "1"),
+        ]);
+        strip_request(&mut head);
+        strip_own(&mut head, true);
+        let span = SpanContext { trace_id: 1, span_id: 2, sampled: true };
+        let now = Instant::now();
+        let mark = head.mark();
+        for (state, left, own) in [
+            ("", None, &["traceparent"][..]),
+            ("b=1", Some(3), &["grpc-timeout", "traceparent", "tracestate"]),
+        ] {
+            let until = left.map(|left| (now + Duration::from_secs(left), now));
+            write_own(&mut head, &span, state, until).expect("time is left");
+            let expected = [":method", ":authority", ":path", "expect", "a"];
+            assert_eq!(names(&head), [&expected, own].concat());
+            assert_eq!(head.get(Token::GrpcTimeout), left.map(|_| &b"3000000u"[..]));
+            head.truncate(mark);
+        }
+        assert!(write_own(&mut head, &span, "", Some((now, now))).is_err());
+        let mut plain = block(&[("grpc-timeout", "1S")]);
+        strip_own(&mut plain, false);
+        assert_eq!(names(&plain), ["grpc-timeout"], "what is no gRPC has no deadline");
     }
 
     #[test]
     fn only_an_authenticated_sidecar_is_believed() {
-        let response = |fields: &[(&'static str, &str)]| {
-            let mut builder = Response::builder();
-            for (name, value) in fields {
-                builder = builder.header(*name, *value);
-            }
-            builder.body(()).expect("a response").into_parts().0
-        };
         let said = [("outrigger-reason", "app_unreachable"), ("outrigger-unseen", "1")];
-        let mut parts = response(&said);
+        let mut head = block(&said);
         let far = Far { reason: Some(Reason::AppUnreachable), unseen: true };
-        assert_eq!(receive(&mut parts, true), far);
-        assert_eq!(parts.headers.len(), 1, "the reason goes on to the application");
-        let mut parts = response(&said);
-        assert_eq!(receive(&mut parts, false), Far::default());
-        assert!(parts.headers.is_empty());
-        let mut parts = response(&[("outrigger-reason", "because"), ("outrigger-unseen", "1")]);
-        assert_eq!(receive(&mut parts, true), Far::default());
+        assert_eq!(receive(&mut head, true), far);
+        assert_eq!(head.len(), 1, "the reason goes on to the application");
+        let mut head = block(&said);
+        assert_eq!(receive(&mut head, false), Far::default());
+        assert!(head.is_empty());
+        let mut head = block(&[("outrigger-reason", "because"), ("outrigger-unseen", "1")]);
+        assert_eq!(receive(&mut head, true), Far::default());
+        for (from_sidecar, expected) in [(true, Some(Reason::Deadline)), (false, None)] {
+            let mut trailers = block(&[("grpc-status", "4"), ("outrigger-reason", "deadline")]);
+            assert_eq!(receive_trailers(&mut trailers, from_sidecar), expected);
+            assert_eq!(trailers.len(), 1 + usize::from(from_sidecar));
+        }
     }
 
     #[test]
@@ -294,13 +270,9 @@ mod tests {
             add: vec![text("a", "3"), text("b", "1")],
             remove: vec!["c".to_owned()],
         };
-        let mut fields = HeaderMap::new();
-        for (name, value) in [("a", "0"), ("a", "1"), ("c", "1")] {
-            fields.append(name, HeaderValue::from_static(value));
-        }
+        let mut fields = block(&[("a", "0"), ("A", "1"), ("c", "1")]);
         modify(&mut fields, &modifier);
-        let values: Vec<_> = fields.get_all("a").iter().collect();
-        assert_eq!(values, ["2", "3"]);
-        assert_eq!((fields.contains_key("b"), fields.contains_key("c")), (true, false));
+        let found: Vec<_> = fields.iter().map(|field| (field.name, field.value)).collect();
+        assert_eq!(found, [(&b"a"[..], &b"2"[..]), (b"a", b"3"), (b"b", b"1")]);
     }
 }

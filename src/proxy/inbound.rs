@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
-use super::{connection::Side, core::Core, core::Running, dial::Where, route::Route};
+use super::{
+    connection::{Origin, Side},
+    core::{Core, Running},
+    route::Route,
+};
 use crate::{
     authz,
     http::{Head, answer::Rejection},
     reason::Reason,
     routing::Authority,
-    snapshot::{Bulkhead, InboundPort},
+    snapshot::InboundPort,
     telemetry::metrics::Decision,
     tls,
 };
@@ -19,24 +23,42 @@ use crate::{
 /// # Errors
 /// Whatever keeps it from going there, with the policy that denied it.
 pub(super) async fn route(
-    core: &Core,
-    side: &Side,
-    caller: &str,
+    origin: &Origin,
     head: &Head<'_>,
     policy: &mut Arc<str>,
 ) -> Result<Route, Rejection> {
-    let running = core.first_answer(|running| Ok(Some(Arc::clone(running)))).await?;
-    let port = port(&running, side, head)?.clone();
-    authorize(core, &running, side, head, &port, policy)?;
+    let core = &origin.worker.core;
+    if let Some(running) = core.load().as_ref() {
+        return decide(origin, running, head, policy);
+    }
+    let first = core.first_answer(|running| Ok(Some(Arc::clone(running))));
+    let running = Box::pin(first).await?;
+    decide(origin, &running, head, policy)
+}
+
+/// `x-forwarded-client-cert`: who called, for the application.
+pub(super) fn client_cert(origin: &Origin) -> Option<&str> {
+    let found = || {
+        let own = origin.worker.core.identity.as_ref()?.id();
+        Some(tls::xfcc(&own, origin.side.peer()?).into())
+    };
+    origin.once.client_cert.get_or_init(found).as_deref()
+}
+
+fn decide(
+    origin: &Origin,
+    running: &Running,
+    head: &Head<'_>,
+    policy: &mut Arc<str>,
+) -> Result<Route, Rejection> {
+    let port = port(running, &origin.side, head)?;
+    authorize(&origin.worker.core, running, &origin.side, head, port, policy)?;
     let none = || Rejection::unseen(Reason::Internal, "a port without an application");
     let entry = Arc::clone(running.table.app(port.number).ok_or_else(none)?);
-    let app = Where::from(&core.settings.app(port.number, port.local));
-    let limits = running.snapshot.inbound.caller_bulkhead;
-    let bulkhead = limits
-        .as_ref()
-        .map(|limits: &Bulkhead| (running.table.caller(caller, limits), limits.wait_max));
-    let own = core.identity.as_ref().map(|identity| identity.id());
-    let client_cert = side.peer().zip(own).map(|(peer, own)| tls::xfcc(&own, peer));
+    let bulkhead = running.snapshot.inbound.caller_bulkhead.as_ref().map(|limits| {
+        let found = || running.table.caller(&origin.caller, limits);
+        (Arc::clone(origin.once.bulkhead.get_or_init(found)), limits.wait_max)
+    });
     Ok(Route {
         entry,
         port: port.number,
@@ -44,11 +66,9 @@ pub(super) async fn route(
         rule: None,
         backend: None,
         bulkhead,
-        app: Some(app),
-        by_proxy: None,
-        authority: head.authority.to_owned(),
-        client_cert,
-        running,
+        to_app: true,
+        authority: None,
+        revision: running.snapshot.revision,
     })
 }
 
@@ -90,7 +110,7 @@ fn authorize(
     let peer = side.peer().map(|peer| &peer.id);
     let decision = authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port);
     if let Some(name) = decision.policy {
-        *policy = Arc::from(name);
+        *policy = Arc::clone(name);
     }
     let metrics = core.telemetry.metrics();
     if decision.audited {
@@ -102,6 +122,6 @@ fn authorize(
     };
     metrics.decision(Decision::Denied);
     let who = peer.map_or("a caller without an identity", |peer| peer.as_str());
-    let by = decision.policy.unwrap_or("the mesh's default");
+    let by = decision.policy.map_or("the mesh's default", |name| name);
     Err(Rejection::unseen(reason, format!("{who} may not, says {by}")))
 }

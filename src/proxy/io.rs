@@ -1,29 +1,101 @@
-//! Byte streams of every kind as one type: TCP, Unix sockets, TLS and tunnels. Boxed at this
-//! boundary, so that everything above is compiled once.
+//! Byte streams of every kind as one type: TCP and Unix sockets directly, and whatever else (tunnels,
+//! streams that were looked into) behind a box.
 
 use std::{
-    io,
+    cell::Cell,
+    io::{self, IoSlice},
     pin::Pin,
+    rc::Rc,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
 
 use bytes::{Buf as _, Bytes};
-use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::tls;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
 
 /// A byte stream in both directions.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
 /// Any byte stream.
-pub(super) type AnyIo = Box<dyn Io>;
+pub(super) enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// A tunnel, or another stream some of whose bytes have been read.
+    Other(Box<dyn Io>),
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Other(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Other(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Unix(io) => Pin::new(io).poll_flush(cx),
+            Self::Other(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Other(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Other(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Other(io) => io.is_write_vectored(),
+        }
+    }
+}
 
 /// A stream some bytes of which were read to see what it speaks, and are read again.
 pub(super) struct Rewind<I> {
@@ -35,6 +107,11 @@ impl<I> Rewind<I> {
     /// Reads `first`, then `io`.
     pub(super) fn new(first: Bytes, io: I) -> Self {
         Self { first, io }
+    }
+
+    /// What has not been read again, and the stream.
+    pub(super) fn into_parts(self) -> (Bytes, I) {
+        (self.first, self.io)
     }
 }
 
@@ -74,7 +151,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Rewind<I> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
@@ -87,16 +164,22 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Rewind<I> {
 /// A stream whose bytes are counted, each way and both together.
 pub(super) struct Counting<I> {
     pub(super) io: I,
-    pub(super) read: u64,
-    pub(super) written: u64,
+    pub(super) counts: Rc<Counts>,
+}
+
+/// What was counted.
+pub(super) struct Counts {
+    pub(super) read: Cell<u64>,
+    pub(super) written: Cell<u64>,
+    /// Of all streams to one destination.
     pub(super) bytes: Arc<AtomicU64>,
 }
 
-impl<I> Counting<I> {
-    fn count(&self, length: usize) -> u64 {
+impl Counts {
+    fn count(&self, direction: &Cell<u64>, length: usize) {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
+        direction.set(direction.get().saturating_add(length));
         self.bytes.fetch_add(length, Ordering::Relaxed);
-        length
     }
 }
 
@@ -108,7 +191,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Counting<I> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.read += self.count(buf.filled().len() - before);
+        self.counts.count(&self.counts.read, buf.filled().len() - before);
         result
     }
 }
@@ -121,7 +204,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counting<I> {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(length)) = &result {
-            self.written += self.count(*length);
+            self.counts.count(&self.counts.written, *length);
         }
         result
     }
@@ -132,105 +215,5 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counting<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// A TLS stream to a sidecar that can be cut, and that remembers why the peer refused our certificate:
-/// in TLS 1.3 that is heard only after the handshake, by the first read, and h2 keeps no more of an
-/// error than its text.
-pub(super) struct Listening<I> {
-    io: I,
-    ear: Arc<Ear>,
-}
-
-/// What is known of a [`Listening`] stream from outside.
-#[derive(Debug, Default)]
-pub(super) struct Ear {
-    refused: OnceLock<String>,
-    cut: AtomicBool,
-    reader: AtomicWaker,
-}
-
-impl Ear {
-    /// Why the peer refused our certificate, once it has.
-    pub(super) fn refused(&self) -> Option<&str> {
-        self.refused.get().map(String::as_str)
-    }
-
-    /// Ends the stream as if the network had.
-    pub(super) fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
-        self.reader.wake();
-    }
-}
-
-impl<I> Listening<I> {
-    /// The stream, and what is known of it.
-    pub(super) fn new(io: I) -> (Self, Arc<Ear>) {
-        let ear = Arc::new(Ear::default());
-        (Self { io, ear: Arc::clone(&ear) }, ear)
-    }
-
-    fn check(&self) -> io::Result<()> {
-        let cut = self.ear.cut.load(Ordering::Acquire);
-        if cut { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
-    }
-
-    fn remember<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &result
-            && let Some(why) = tls::identity_failure(error)
-        {
-            // The first one stands.
-            let _later = self.ear.refused.set(why);
-        }
-        result
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Listening<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.ear.reader.register(cx.waker());
-        self.check()?;
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.remember(result)
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Listening<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.remember(result)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.io).poll_flush(cx);
-        self.remember(result)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.remember(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }

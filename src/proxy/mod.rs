@@ -3,32 +3,52 @@
 //!
 //! One acceptor per listener hands each socket to the worker with the fewest connections; one worker
 //! per core owns its connections, streams and pools, on one thread. Workers share the snapshot, the
-//! table of destinations and what is counted, and nothing else. HTTP is hyper's low-level connections;
-//! what is decided and recorded about a request does not know that.
+//! table of destinations and what is counted, and nothing else.
+//!
+//! | files | hold |
+//! |---|---|
+//! | `request` `attempt` `ending` `exchange` | the story of a request |
+//! | `inbound` `outbound` `route` `lane` `headers` `memory` | where it goes and what is written |
+//! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
+//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
+//! | `connection` `detect` `tunnel` `bytes` | what comes in |
+//! | `pool` `dial` `expiry` | what goes out |
 
 mod acceptor;
 mod attempt;
-mod body;
+mod bytes;
+mod codec;
 mod connection;
 mod core;
 mod destination;
 mod detect;
 mod dial;
+mod ending;
+mod events;
 mod exchange;
-mod exec;
 mod expiry;
 mod fault;
 mod headers;
+mod host;
+mod hub;
 mod inbound;
 mod io;
+mod lane;
+mod link;
+mod memory;
 mod outbound;
 mod pool;
 mod request;
 mod route;
 mod settings;
+mod splice;
 mod start;
+mod stream;
+mod tasks;
 mod tunnel;
 mod watch;
+mod window;
+mod wire;
 mod worker;
 
 pub use destination::{EndpointReport, EndpointState};

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
+    connection::Origin,
     core::{Core, Running},
     destination::Entry,
+    memory::Meaning,
     route::Route,
 };
 use crate::{
@@ -96,60 +98,75 @@ fn want(core: &Core, wanted: &mut Option<ServiceName>, service: ServiceName) {
     }
 }
 
-/// Where a request from the application goes.
+/// Where a request from the application goes. Where a listener leads to one service, `head` has that
+/// service's authority.
 ///
 /// # Errors
 /// Whatever keeps it from going anywhere.
-pub(super) async fn route(
-    core: &Core,
-    fixed: Option<&(ServiceName, u16)>,
-    head: &Head<'_>,
-) -> Result<Route, Rejection> {
+pub(super) async fn route(origin: &Origin, head: &Head<'_>) -> Result<Route, Rejection> {
+    let random = fastrand::u64(..);
+    if let Some(route) = known(origin, head, random) {
+        return route;
+    }
+    Box::pin(find(origin, head, random)).await
+}
+
+/// The usual way: what the authority means was found out before, and nothing has changed since.
+fn known(origin: &Origin, head: &Head<'_>, random: u64) -> Option<Result<Route, Rejection>> {
+    let running = origin.worker.core.load();
+    let running = running.as_ref()?;
+    let fixed = origin.side.fixed().is_some();
+    let meaning = origin.worker.memory.recall(running, fixed, head.authority)?;
+    match mesh(running, &meaning, head, random) {
+        Ok(Found::Route(route)) => Some(Ok(route)),
+        Ok(Found::Ask(_)) => None,
+        Err(rejection) => Some(Err(rejection)),
+    }
+}
+
+async fn find(origin: &Origin, head: &Head<'_>, random: u64) -> Result<Route, Rejection> {
+    let core = &origin.worker.core;
+    let fixed = origin.side.fixed();
     match resolve(core, fixed, head.authority).await? {
-        Destination::External { running, authority } => external(core, running, &authority),
+        Destination::External { running, authority } => external(core, &running, &authority),
         Destination::Mesh { service, port, .. } => {
             // A route may lead to services that nobody has asked for yet.
-            let random = fastrand::u64(..);
             let mut wanted = None;
-            let mut found = core
-                .first_answer(|running| {
-                    let found = mesh(running, &service, port, head, random)?;
-                    if let Found::Ask(backend) = found {
+            let found = |running: &Arc<Running>| {
+                let entry = running.table.destination(&service);
+                let unknown =
+                    || Rejection::unseen(Reason::UnknownService, format!("{service} is gone"));
+                let entry = Arc::clone(entry.ok_or_else(unknown)?);
+                let meaning = Meaning { entry, port };
+                let memory = &origin.worker.memory;
+                memory.note(running, fixed.is_some(), head.authority, &meaning);
+                match mesh(running, &meaning, head, random)? {
+                    Found::Route(route) => Ok(Some(route)),
+                    Found::Ask(backend) => {
                         want(core, &mut wanted, backend);
-                        return Ok(None);
+                        Ok(None)
                     }
-                    Ok(Some(found))
-                })
-                .await?;
-            let Found::Route(route) = &mut found else {
-                return Err(Rejection::unseen(Reason::Internal, "a route without an answer"));
+                }
             };
-            if let Some((service, port)) = fixed {
-                route.authority = format!("{service}:{port}");
-            }
-            let Found::Route(route) = found else {
-                return Err(Rejection::unseen(Reason::Internal, "a route without an answer"));
-            };
-            Ok(*route)
+            core.first_answer(found).await
         }
     }
 }
 
 enum Found {
-    Route(Box<Route>),
+    Route(Route),
     Ask(ServiceName),
 }
 
 fn mesh(
-    running: &Arc<Running>,
-    service: &ServiceName,
-    asked: Option<u16>,
+    running: &Running,
+    meaning: &Meaning,
     head: &Head<'_>,
     random: u64,
 ) -> Result<Found, Rejection> {
-    let unknown = || Rejection::unseen(Reason::UnknownService, format!("{service} is gone"));
-    let entry = running.table.destination(service).ok_or_else(unknown)?;
-    let chosen = routing::choose_port(&entry.destination, asked)
+    let Meaning { entry, port: asked } = meaning;
+    let service = &entry.destination.name;
+    let chosen = routing::choose_port(&entry.destination, *asked)
         .map_err(|no_port| Rejection::unseen(Reason::NoRoute, no_port.to_string()))?;
     let rule = routing::select(chosen.port, head).ok_or_else(|| {
         let what = format!("no rule of {service}:{} matches {}", chosen.number, head.path);
@@ -158,19 +175,17 @@ fn mesh(
     let route = |entry: &Arc<Entry>, port: u16, protocol, backend| {
         let bulkhead = entry.bulkhead.as_ref();
         let wait_max = entry.destination.settings.bulkhead.wait_max;
-        Found::Route(Box::new(Route {
-            running: Arc::clone(running),
+        Found::Route(Route {
             entry: Arc::clone(entry),
             port,
             protocol,
             rule: Some(Arc::clone(rule)),
             backend,
             bulkhead: bulkhead.map(|bulkhead| (Arc::clone(bulkhead), wait_max)),
-            app: None,
-            by_proxy: None,
-            authority: head.authority.to_owned(),
-            client_cert: None,
-        }))
+            to_app: false,
+            authority: None,
+            revision: running.snapshot.revision,
+        })
     };
     if chosen.port.rules.is_none() {
         opaque(chosen.port.protocol, service, chosen.number)?;
@@ -178,15 +193,18 @@ fn mesh(
     }
     let backend = routing::split(rule, random);
     let target = backend.and_then(|backend| backend.target.as_ref());
+    let index = backend
+        .and_then(|backend| rule.backends.iter().position(|other| std::ptr::eq(other, backend)));
     let (name, port) = target.ok_or_else(|| invalid(rule, "a backend that does not exist"))?;
-    let index = rule.backends.iter().position(|other| backend.is_some_and(|it| it == other));
-    match running.snapshot.destinations.get(name) {
+    let backend = match running.snapshot.destinations.get(name) {
+        _ if name == service => entry,
         None => return Ok(Found::Ask(name.clone())),
         Some(None) => return Err(invalid(rule, &format!("{name}, which does not exist"))),
-        Some(Some(_)) => {}
-    }
-    let backend =
-        running.table.destination(name).ok_or_else(|| invalid(rule, &format!("{name}, gone")))?;
+        Some(Some(_)) => {
+            let found = running.table.destination(name);
+            found.ok_or_else(|| invalid(rule, &format!("{name}, gone")))?
+        }
+    };
     let asked = if *port == 0 { asked.or(Some(chosen.number)) } else { Some(*port) };
     let port = routing::choose_port(&backend.destination, asked)
         .map_err(|no_port| invalid(rule, &no_port.to_string()))?;
@@ -209,7 +227,7 @@ fn opaque(protocol: Protocol, service: &ServiceName, port: u16) -> Result<(), Re
 }
 
 /// A request to a name outside the mesh, in plaintext: `http_proxy` clients send it so.
-fn external(core: &Core, running: Arc<Running>, authority: &Authority) -> Result<Route, Rejection> {
+fn external(core: &Core, running: &Running, authority: &Authority) -> Result<Route, Rejection> {
     let port = authority.port.unwrap_or(80);
     if Some(port) == core.settings.outbound.map(|own| own.port())
         && authority.ip().is_some_and(|ip| ip.is_loopback())
@@ -217,19 +235,18 @@ fn external(core: &Core, running: Arc<Running>, authority: &Authority) -> Result
         let what = format!("{authority} is this proxy; name a service in the authority");
         return Err(Rejection::unseen(Reason::NoRoute, what));
     }
-    let entry = Entry::external(authority, port, Instant::now().into_std());
+    let proxy = proxy_for(core, &authority.host);
+    let entry = Entry::external(authority, port, proxy, Instant::now().into_std());
     Ok(Route {
-        running,
         entry: Arc::new(entry),
         port,
         protocol: Protocol::Detect,
         rule: None,
         backend: None,
         bulkhead: None,
-        app: None,
-        by_proxy: proxy_for(core, &authority.host),
-        authority: authority.to_string(),
-        client_cert: None,
+        to_app: false,
+        authority: Some(authority.to_string()),
+        revision: running.snapshot.revision,
     })
 }
 

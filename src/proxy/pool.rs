@@ -1,55 +1,56 @@
 //! Upstream connections of one worker, by where they lead and how. HTTP/2 requests share as few
-//! connections as their stream limits allow; HTTP/1.1 requests have one each and hand it back.
-//!
-//! hyper hands nothing back of a request that failed, and does not say how many streams are under
-//! way, so both are counted here: a [`Lease`] is a stream's place on a connection and lives until the
-//! last byte of its response. A connection that is retired (age, certificate, GOAWAY) takes no new
-//! requests and closes when its last lease is gone.
+//! connections as carry them; HTTP/1.1 requests have one each, and the one used last is taken first,
+//! which is the least likely to be closed by its peer. A connection that is retired (age, certificate,
+//! GOAWAY, idle) takes no new requests and closes when its last stream has ended.
 
 use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
+    cell::{Cell, OnceCell, RefCell},
+    hash::{BuildHasher as _, Hash, Hasher},
+    io,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt as _,
-    future::{LocalBoxFuture, Shared},
-};
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustc_hash::FxHashMap;
-use tokio::time::Instant;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    dial::{DialError, Dialer, Expected, Proof, Where},
-    exec::LocalExec,
+    codec::Codec,
+    dial::{DialError, Dialer, Dialled, Expected, OwnSocket, Proof, Where},
     expiry,
-    io::Ear,
+    host::{End, Outlook},
+    hub::Hub,
+    link::Link,
     settings::{
-        CANCELLED_KNOWN_MAX, CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, HTTP1_FIELDS_MAX,
         HTTP1_IDLE_CONNECTIONS_MAX, HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX, HTTP2_IDLE_MAX,
-        LATE_FRAMES_MAX, PING_AFTER, PONG_WITHIN, SEND_BUFFER_BYTES_MAX, STREAM_WINDOW_BYTES,
-        STREAMS_MAX,
+        http1_client, http2_client,
     },
+    stream::Lease,
+    wire::Wire,
 };
-use crate::{clock, http::ReplayBody, reason::Reason, task};
+use crate::{clock, http1, http2, reason::Reason, task, tls};
 
-/// How long a used HTTP/1.1 connection may take to be ready for the next request.
-const HTTP1_READY_MAX: Duration = Duration::from_secs(1);
-/// hyper's assumption until the peer says how many streams it permits.
-const STREAMS_BEFORE_SETTINGS: usize = 100;
-
-/// Connections with one key are interchangeable.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Connections with one key are interchangeable. Made once for an endpoint, and looked up for each of
+/// its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) to: Where,
     pub(super) how: How,
+    hash: u64,
+}
+
+impl Key {
+    pub(super) fn new(to: Where, how: How) -> Self {
+        let hash = FxBuildHasher.hash_one((&to, &how));
+        Self { to, how, hash }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// How an endpoint is spoken to.
@@ -57,14 +58,23 @@ pub(super) struct Key {
 pub(super) enum How {
     /// HTTP/1.1 in plaintext.
     Http1,
+    /// HTTP/1.1 in plaintext to a proxy, with targets in absolute form.
+    Proxy,
     /// HTTP/2 in plaintext.
     Http2,
     /// HTTP/2 in mutual TLS to a sidecar.
     Mesh(Expected),
 }
 
+impl How {
+    fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2 | Self::Mesh(_))
+    }
+}
+
 /// One worker's connections.
 pub(super) struct Pool {
+    hub: Rc<Hub>,
     dialer: Arc<Dialer>,
     age_max: Duration,
     places: RefCell<FxHashMap<Key, Rc<Place>>>,
@@ -73,71 +83,72 @@ pub(super) struct Pool {
 /// All connections with one key.
 struct Place {
     key: Key,
-    http2: RefCell<Vec<Rc<Http2>>>,
-    http1: RefCell<Vec<Http1>>,
+    /// HTTP/2: all of them. HTTP/1.1: those without a request.
+    links: RefCell<Vec<Rc<Link>>>,
     /// One HTTP/2 connection is opened at a time; whoever needs it waits for the same outcome.
-    connecting: RefCell<Option<Opening>>,
+    opening: RefCell<Option<Rc<Opening>>>,
+    /// Told when a stream ends while all connections are full.
+    freed: Notify,
+    waiting: Cell<usize>,
 }
 
 /// A connection on its way.
-type Opening = Shared<LocalBoxFuture<'static, Result<Rc<Http2>, DialError>>>;
+#[derive(Default)]
+struct Opening {
+    outcome: OnceCell<Result<Rc<Link>, DialError>>,
+    done: Notify,
+}
 
-struct Http2 {
-    sender: http2::SendRequest<ReplayBody<Incoming>>,
-    streams: Cell<usize>,
-    streams_max: Rc<Cell<usize>>,
+/// What a connection that was dialled knows of itself.
+pub(super) struct Far {
+    place: Weak<Place>,
+    dialer: Arc<Dialer>,
+    proof: Option<Proof>,
     retire_at: Instant,
     idle_since: Cell<Instant>,
-    closing: Cell<bool>,
-    proof: Option<Proof>,
-    ear: Option<Arc<Ear>>,
-}
-
-struct Http1 {
-    sender: http1::SendRequest<ReplayBody<Incoming>>,
-    retire_at: Instant,
-    idle_since: Instant,
-}
-
-/// A place on a connection, until the last byte of the response.
-pub(super) struct Lease(LeaseOf);
-
-enum LeaseOf {
-    Http2(Rc<Http2>),
-    Http1 { place: Rc<Place>, connection: Option<Http1> },
-}
-
-/// Why no response head came.
-#[derive(Debug)]
-pub(super) struct SendError {
-    /// What hyper says.
-    pub(super) error: hyper::Error,
-    /// Whether the request was handed back whole, or never left the queue.
-    pub(super) unsent: bool,
-    /// Why the peer refused our certificate, if that is why.
-    pub(super) refused: Option<String>,
+    /// Places that were given out and not used yet.
+    leased: Cell<usize>,
+    refused: OnceCell<String>,
+    _own: Option<OwnSocket>,
 }
 
 impl Pool {
-    pub(super) fn new(dialer: Arc<Dialer>, age_max: Duration) -> Self {
-        Self { dialer, age_max, places: RefCell::default() }
+    pub(super) fn new(hub: Rc<Hub>, dialer: Arc<Dialer>, age_max: Duration) -> Self {
+        Self { hub, dialer, age_max, places: RefCell::default() }
     }
 
     /// A place on an open connection, or on a new one that is open within `bound`. May be cancelled;
     /// an HTTP/2 connection is opened on for others that wait.
+    ///
+    /// # Errors
+    /// When there is no connection within the bound.
     pub(super) async fn lease(&self, key: &Key, bound: Duration) -> Result<Lease, DialError> {
         let place = self.place(key);
-        if key.how == How::Http1 {
-            return self.lease_http1(place, bound).await;
+        let found = place.take(Instant::now());
+        match found {
+            Some(link) => Ok(lease(link)),
+            // Boxed, so that the futures of requests that find one stay small.
+            None => Box::pin(self.lease_new(&place, bound)).await,
+        }
+    }
+
+    async fn lease_new(&self, place: &Rc<Place>, bound: Duration) -> Result<Lease, DialError> {
+        if !place.key.how.is_http2() {
+            let link = open(&self.hub, &self.dialer, place, bound, self.age_max).await?;
+            return Ok(lease(link));
         }
         loop {
-            if let Some(connection) = place.take_http2(Instant::now()) {
-                return Ok(Lease(LeaseOf::Http2(connection)));
+            if place.is_full() {
+                place.freed().await;
+            } else {
+                let opened = self.opening(place, bound).wait().await?;
+                // Else a server that hangs up at once would be dialled again and again.
+                if is_over(&opened, Instant::now()) {
+                    return Err(over(&opened, &place.key));
+                }
             }
-            let opened = self.connecting(&place, bound).await?;
-            // Else a server that hangs up at once would be dialled again and again.
-            if opened.is_over(Instant::now()) {
-                return Err(opened.over(key));
+            if let Some(link) = place.take(Instant::now()) {
+                return Ok(lease(link));
             }
         }
     }
@@ -148,275 +159,258 @@ impl Pool {
         }
         let place = Rc::new(Place {
             key: key.clone(),
-            http2: RefCell::default(),
-            http1: RefCell::default(),
-            connecting: RefCell::default(),
+            links: RefCell::default(),
+            opening: RefCell::default(),
+            freed: Notify::new(),
+            waiting: Cell::new(0),
         });
         self.places.borrow_mut().insert(key.clone(), Rc::clone(&place));
         place
     }
 
-    async fn lease_http1(&self, place: Rc<Place>, bound: Duration) -> Result<Lease, DialError> {
-        let now = Instant::now();
-        let idle = place.take_http1(now);
-        let connection = match idle {
-            Some(connection) => connection,
-            // Boxed, so that the futures of requests that find one stay small.
-            None => Box::pin(open_http1(&self.dialer, &place.key.to, bound, self.age_max)).await?,
-        };
-        Ok(Lease(LeaseOf::Http1 { place, connection: Some(connection) }))
-    }
-
     /// Joins the opening of a connection, or begins it. It runs on when this is cancelled.
-    fn connecting(&self, place: &Rc<Place>, bound: Duration) -> Opening {
-        if let Some(connecting) = place.connecting.borrow().as_ref() {
-            return connecting.clone();
+    fn opening(&self, place: &Rc<Place>, bound: Duration) -> Rc<Opening> {
+        if let Some(opening) = place.opening.borrow().as_ref() {
+            return Rc::clone(opening);
         }
-        let (dialer, age_max) = (Arc::clone(&self.dialer), self.age_max);
-        let held = Rc::clone(place);
-        let connecting = async move {
-            let opened = open_http2(&dialer, &held.key, bound, age_max).await;
-            held.connecting.borrow_mut().take();
-            let opened = Rc::new(opened?);
-            held.http2.borrow_mut().push(Rc::clone(&opened));
-            Ok(opened)
-        };
-        let connecting = connecting.boxed_local().shared();
-        *place.connecting.borrow_mut() = Some(connecting.clone());
-        let _runs_on = task::spawn_local("connect", connecting.clone());
-        connecting
+        let opening = Rc::new(Opening::default());
+        *place.opening.borrow_mut() = Some(Rc::clone(&opening));
+        let (hub, dialer) = (Rc::clone(&self.hub), Arc::clone(&self.dialer));
+        let (age_max, place) = (self.age_max, Rc::clone(place));
+        let ending = Opened { place: Rc::clone(&place), opening: Rc::clone(&opening) };
+        let _runs_on = task::spawn_local("connect", async move {
+            let outcome = open(&hub, &dialer, &place, bound, age_max).await;
+            if let Ok(link) = &outcome {
+                place.links.borrow_mut().push(Rc::clone(link));
+            }
+            // It is empty: this is the only one that fills it.
+            let _filled = ending.opening.outcome.set(outcome);
+        });
+        opening
     }
 
-    /// Lets go of connections that are closed, aged or idle, and of places without any.
-    pub(super) fn sweep(&self, now: Instant) {
+    /// Forgets places without connections; the connections look after themselves.
+    pub(super) fn sweep(&self) {
         self.places.borrow_mut().retain(|_, place| {
-            place.http2.borrow_mut().retain(|connection| {
-                let idle = connection.streams.get() == 0
-                    && now >= connection.idle_since.get() + HTTP2_IDLE_MAX;
-                !idle && !connection.is_over(now)
-            });
-            place.http1.borrow_mut().retain(|connection| !connection.is_over(now));
-            let busy = place.connecting.borrow().is_some() || Rc::strong_count(place) > 1;
-            busy || !place.http2.borrow().is_empty() || !place.http1.borrow().is_empty()
+            let busy = place.opening.borrow().is_some() || Rc::strong_count(place) > 1;
+            busy || !place.links.borrow().is_empty()
         });
     }
+}
 
-    /// Cuts connections whose peers would not be accepted any more.
-    pub(super) fn recheck(&self) {
-        let now = clock::now();
-        for place in self.places.borrow().values() {
-            for connection in place.http2.borrow().iter() {
-                let Some(proof) = &connection.proof else { continue };
-                if !self.dialer.trusts(&proof.chain, now) {
-                    connection.closing.set(true);
-                    if let Some(ear) = &connection.ear {
-                        ear.cut();
-                    }
-                }
+fn lease(link: Rc<Link>) -> Lease {
+    if let End::Far(far) = &link.end {
+        far.leased.set(far.leased.get() + 1);
+    }
+    Lease::new(link)
+}
+
+impl Opening {
+    async fn wait(&self) -> Result<Rc<Link>, DialError> {
+        loop {
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
             }
+            self.done.notified().await;
         }
+    }
+}
+
+/// However the task that opens a connection ends, those that wait hear of it and the next one begins
+/// anew.
+struct Opened {
+    place: Rc<Place>,
+    opening: Rc<Opening>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.place.opening.borrow_mut().take();
+        self.opening.outcome.get_or_init(|| {
+            let what = format!("connecting to {} broke off", self.place.key.to);
+            Err(DialError { reason: Reason::Internal, what })
+        });
+        self.opening.done.notify_waiters();
     }
 }
 
 impl Place {
-    /// The first connection with room; where no more may be opened, the emptiest.
-    fn take_http2(&self, now: Instant) -> Option<Rc<Http2>> {
-        let mut connections = self.http2.borrow_mut();
-        connections.retain(|connection| !connection.is_over(now));
-        let with_room = connections.iter().find(|connection| connection.has_room());
-        let full = connections.len() >= HTTP2_CONNECTIONS_MAX;
-        let emptiest = || {
-            let fewest = connections.iter().min_by_key(|connection| connection.streams.get());
-            fewest.filter(|_| full)
-        };
-        let connection = with_room.or_else(emptiest)?;
-        connection.streams.set(connection.streams.get() + 1);
-        Some(Rc::clone(connection))
-    }
-
-    /// The connection used last, which is the least likely to be closed by the peer.
-    fn take_http1(&self, now: Instant) -> Option<Http1> {
-        let mut connections = self.http1.borrow_mut();
-        std::iter::from_fn(|| connections.pop())
-            .find(|connection| !connection.is_over(now) && connection.sender.is_ready())
-    }
-}
-
-impl Http2 {
-    fn is_over(&self, now: Instant) -> bool {
-        self.closing.get() || self.sender.is_closed() || now >= self.retire_at
-    }
-
-    /// Why one that has just been opened can not be used.
-    fn over(&self, key: &Key) -> DialError {
-        match self.ear.as_ref().and_then(|ear| ear.refused()) {
-            Some(why) => DialError { reason: Reason::PeerIdentity, what: why.to_owned() },
-            None => DialError {
-                reason: Reason::ConnectFailed,
-                what: format!("{} closed the connection at once", key.to),
-            },
+    fn take(&self, now: Instant) -> Option<Rc<Link>> {
+        let mut links = self.links.borrow_mut();
+        if self.key.how.is_http2() {
+            // The first with room, so that the last ones become idle.
+            let fits = |link: &&Rc<Link>| !is_over(link, now) && link.room() > leased(link);
+            return links.iter().find(fits).map(Rc::clone);
         }
+        std::iter::from_fn(|| links.pop()).find(|link| !is_over(link, now) && link.room() > 0)
     }
 
-    fn has_room(&self) -> bool {
-        self.streams.get() < self.streams_max.get()
-    }
-}
-
-impl Http1 {
-    fn is_over(&self, now: Instant) -> bool {
-        self.sender.is_closed() || now >= self.retire_at || now >= self.idle_since + HTTP1_IDLE_MAX
-    }
-}
-
-impl Lease {
-    /// Whether requests on it have a `:authority` and no `Host`.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self.0, LeaseOf::Http2(_))
+    /// Whether no more connections may be opened.
+    fn is_full(&self) -> bool {
+        let now = Instant::now();
+        let links = self.links.borrow();
+        links.iter().filter(|link| !is_over(link, now)).count() >= HTTP2_CONNECTIONS_MAX
     }
 
-    /// Sends the request and waits for the response's head. Cancelling it resets the stream.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<ReplayBody<Incoming>>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.0 {
-            LeaseOf::Http2(connection) => connection.sender.clone().try_send_request(request).await,
-            LeaseOf::Http1 { connection, .. } => {
-                let connection =
-                    connection.as_mut().expect("the connection is taken out only by drop");
-                connection.sender.try_send_request(request).await
-            }
-        };
-        sent.map_err(|mut failed| {
-            let unsent = failed.take_message().is_some();
-            let error = failed.into_error();
-            SendError { unsent, refused: self.refused(&error), error }
-        })
+    /// Waits until there may be room.
+    async fn freed(&self) {
+        self.waiting.set(self.waiting.get() + 1);
+        let _waits = Waits(&self.waiting);
+        self.freed.notified().await;
     }
 
-    /// Notes what an error says about the connection as a whole.
-    fn refused(&self, error: &hyper::Error) -> Option<String> {
-        let LeaseOf::Http2(connection) = &self.0 else { return None };
-        let of_stream = super::fault::h2_error(error).is_some_and(h2::Error::is_reset);
-        if !of_stream {
-            connection.closing.set(true);
-        }
-        connection.ear.as_ref()?.refused().map(str::to_owned)
+    fn forget(&self, link: &Rc<Link>) {
+        self.links.borrow_mut().retain(|other| !Rc::ptr_eq(other, link));
     }
 }
 
-impl Drop for Lease {
+/// Somebody waits for room.
+struct Waits<'a>(&'a Cell<usize>);
+
+impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        match &mut self.0 {
-            LeaseOf::Http2(connection) => {
-                connection.streams.set(connection.streams.get().saturating_sub(1));
-                connection.idle_since.set(Instant::now());
-            }
-            LeaseOf::Http1 { place, connection } => {
-                if let Some(connection) = connection.take() {
-                    give_back(Rc::clone(place), connection);
-                }
-            }
-        }
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
-/// hyper is ready for the next request a moment after the last byte, or never when the connection is
-/// not to be used again.
-fn give_back(place: Rc<Place>, mut connection: Http1) {
-    let _given_back = task::spawn_local("give back", async move {
-        let ready = tokio::time::timeout(HTTP1_READY_MAX, connection.sender.ready()).await;
-        let mut idle = place.http1.borrow_mut();
-        if matches!(ready, Ok(Ok(()))) && idle.len() < HTTP1_IDLE_CONNECTIONS_MAX {
-            connection.idle_since = Instant::now();
-            idle.push(connection);
-        }
-    });
+fn leased(link: &Link) -> usize {
+    match &link.end {
+        End::Far(far) => far.leased.get(),
+        End::Near(_) => 0,
+    }
 }
 
-async fn open_http1(
-    dialer: &Dialer,
-    to: &Where,
-    bound: Duration,
-    age_max: Duration,
-) -> Result<Http1, DialError> {
-    let dialled = dialer.dial(to, None, bound).await?;
-    let mut builder = http1::Builder::new();
-    builder.max_headers(HTTP1_FIELDS_MAX);
-    let (sender, connection) = builder
-        .handshake(TokioIo::new(dialled.io))
-        .await
-        .map_err(|error| super::fault::handshake(to, &error))?;
-    let own = dialled.own;
-    let _runs_on = task::spawn_local("upstream http/1.1", async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an upstream connection broke");
-        }
-        drop(own);
-    });
-    let retire_at = expiry::retirement(age_max, None, fastrand::u64(..));
-    Ok(Http1 { sender, retire_at, idle_since: Instant::now() })
+/// Whether it takes no new requests.
+fn is_over(link: &Link, now: Instant) -> bool {
+    let End::Far(far) = &link.end else { return true };
+    link.is_over() || link.is_draining() || now >= far.retire_at
 }
 
-async fn open_http2(
-    dialer: &Dialer,
-    key: &Key,
-    bound: Duration,
-    age_max: Duration,
-) -> Result<Http2, DialError> {
-    let expected = match &key.how {
-        How::Mesh(expected) => Some(expected),
-        How::Http1 | How::Http2 => None,
+/// Why a connection that has just been opened can not be used.
+fn over(link: &Link, key: &Key) -> DialError {
+    let refused = match &link.end {
+        End::Far(far) => far.refused(),
+        End::Near(_) => None,
     };
-    let dialled = dialer.dial(&key.to, expected, bound).await?;
-    let mut builder = http2::Builder::new(LocalExec);
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEAD_BYTES_MAX)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PONG_WITHIN)
-        .max_concurrent_reset_streams(CANCELLED_KNOWN_MAX)
-        .max_local_error_reset_streams(LATE_FRAMES_MAX)
-        .max_send_buf_size(SEND_BUFFER_BYTES_MAX);
-    let (sender, mut connection) = builder
-        .handshake(TokioIo::new(dialled.io))
-        .await
-        .map_err(|error| super::fault::handshake(&key.to, &error))?;
-    let not_after = dialled.proof.as_ref().map(|proof| proof.not_after);
-    let streams_max = Rc::new(Cell::new(STREAMS_BEFORE_SETTINGS));
-    let (permitted, ear, own) = (Rc::clone(&streams_max), dialled.ear.clone(), dialled.own);
-    let _runs_on = task::spawn_local("upstream http/2", async move {
-        let most = usize::try_from(STREAMS_MAX).unwrap_or(usize::MAX);
-        let mut driven = std::future::poll_fn(|cx| {
-            let driven = connection.poll_unpin(cx);
-            permitted.set(connection.current_max_send_streams().clamp(1, most));
-            driven
-        });
-        let driven = tokio::select! {
-            driven = &mut driven => driven,
-            () = expiry::wall(not_after) => {
-                if let Some(ear) = ear {
-                    ear.cut();
-                }
-                driven.await
-            }
-        };
-        if let Err(error) = driven {
-            tracing::debug!(%error, "an upstream connection broke");
+    match refused {
+        Some(why) => DialError { reason: Reason::PeerIdentity, what: why },
+        None => DialError {
+            reason: Reason::ConnectFailed,
+            what: format!("{} closed the connection at once", key.to),
+        },
+    }
+}
+
+impl Far {
+    /// Why the peer refused our certificate, once it has.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.get().cloned()
+    }
+
+    /// The connection broke.
+    pub(super) fn broke(&self, error: &io::Error) {
+        tracing::debug!(%error, "an upstream connection broke");
+        if let Some(why) = tls::identity_failure(error) {
+            // The first one stands.
+            let _later = self.refused.set(why);
         }
-        drop(own);
-    });
-    Ok(Http2 {
-        sender,
-        streams: Cell::new(0),
-        streams_max,
+    }
+
+    /// A place was used or given back.
+    pub(super) fn unlease(&self, link: &Rc<Link>) {
+        self.leased.set(self.leased.get().saturating_sub(1));
+        self.changed(link);
+    }
+
+    /// Streams have ended, or more may be opened, or the connection is over.
+    pub(super) fn changed(&self, link: &Rc<Link>) {
+        let Some(place) = self.place.upgrade() else { return };
+        if link.is_over() {
+            place.forget(link);
+        } else if self.leased.get() == 0 && link.is_idle() {
+            self.idle_since.set(Instant::now());
+            if !link.is_http2 {
+                self.rest(&place, link);
+            }
+        }
+        if place.waiting.get() > 0 {
+            place.freed.notify_one();
+        }
+    }
+
+    /// An HTTP/1.1 connection waits for its next request, if there may be one.
+    fn rest(&self, place: &Place, link: &Rc<Link>) {
+        let mut links = place.links.borrow_mut();
+        if links.iter().any(|other| Rc::ptr_eq(other, link)) {
+            return;
+        }
+        let full = links.len() >= HTTP1_IDLE_CONNECTIONS_MAX;
+        if full || link.room() == 0 || is_over(link, Instant::now()) {
+            drop(links);
+            link.drain();
+        } else {
+            links.push(Rc::clone(link));
+        }
+    }
+
+    /// Whether the connection may go on.
+    pub(super) fn outlook(&self, link: &Link) -> Outlook {
+        let (now, wall) = (Instant::now(), clock::now());
+        if self.proof.as_ref().is_some_and(|proof| wall >= proof.not_after) {
+            return Outlook::Cut;
+        }
+        let idle_max = if link.is_http2 { HTTP2_IDLE_MAX } else { HTTP1_IDLE_MAX };
+        let unused = self.leased.get() == 0 && link.is_idle();
+        if now >= self.retire_at || (unused && now >= self.idle_since.get() + idle_max) {
+            return Outlook::Retire;
+        }
+        Outlook::Stay
+    }
+
+    /// Whether its peer's certificates would still be accepted.
+    pub(super) fn is_trusted(&self) -> bool {
+        let trusts = |proof: &Proof| self.dialer.trusts(&proof.chain, clock::now());
+        self.proof.as_ref().is_none_or(trusts)
+    }
+}
+
+/// Opens a connection and lets it run.
+async fn open(
+    hub: &Rc<Hub>,
+    dialer: &Arc<Dialer>,
+    place: &Rc<Place>,
+    bound: Duration,
+    age_max: Duration,
+) -> Result<Rc<Link>, DialError> {
+    let expected = match &place.key.how {
+        How::Mesh(expected) => Some(expected),
+        How::Http1 | How::Proxy | How::Http2 => None,
+    };
+    let dialled = hub.paced(dialer.dial(&place.key.to, expected, bound)).await?;
+    let Dialled { socket, tls, proof, own } = dialled;
+    let not_after = proof.as_ref().map(|proof| proof.not_after);
+    let far = Far {
+        place: Rc::downgrade(place),
+        dialer: Arc::clone(dialer),
+        proof,
         retire_at: expiry::retirement(age_max, not_after, fastrand::u64(..)),
         idle_since: Cell::new(Instant::now()),
-        closing: Cell::new(false),
-        proof: dialled.proof,
-        ear: dialled.ear,
-    })
+        leased: Cell::new(0),
+        refused: OnceCell::new(),
+        _own: own,
+    };
+    let wire = match tls {
+        Some(tls) => Wire::sealed(socket, tls.into(), Vec::new()),
+        None => Wire::plain(socket, Vec::new()),
+    };
+    let now = hub.now();
+    let codec = if place.key.how.is_http2() {
+        Codec::Http2(Box::new(http2::Connection::client(&http2_client(), now)))
+    } else {
+        let config = http1_client(place.key.how == How::Proxy);
+        Codec::Http1(Box::new(http1::Connection::client(&config, now)))
+    };
+    let link = Link::new(hub, End::Far(far), codec, wire);
+    let _runs_on = task::spawn_local("upstream", Rc::clone(&link).run());
+    Ok(link)
 }

@@ -3,207 +3,268 @@
 //!
 //! read the head → route (and authorize) → admit → \[ pick → forward → observe \] as often as the retry
 //! schedule permits → pass the response on → record.
+//!
+//! The story is told by one future. Usually every step of it runs at once; what must wait parks this
+//! request and nothing else. Bodies flow by themselves, between the two connections. When the caller
+//! goes, the future is dropped where it stands, and that is recorded too.
 
-use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header::CONNECTION, request};
-use hyper::body::Incoming;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    attempt::{Arrived, Held, Task, Until},
-    body::{Body, Limits},
+    attempt::{Arrived, Task, Until},
     connection::{Origin, Side},
+    ending::{self, Limits},
     exchange::Exchange,
-    headers::{self, Outgoing},
-    inbound, outbound,
+    headers, inbound, outbound,
     route::Route,
     settings::REPLAY_BYTES_MAX,
+    stream::{Caller, Incoming, Upstream},
     tunnel,
 };
 use crate::{
-    http::{Fields as _, Replay, answer::Rejection, fields::CLIENT_CERT, grpc},
+    http::{HeaderBlock, Token, answer::Rejection},
     reason::Reason,
     resilience::{
-        Admission, Permit, deadline,
+        Admission, Permit, Waiter, deadline,
         retry::{self, Decision, Failure, Outcome, Schedule, Situation, Stop},
     },
 };
 
 /// Answers one request; the answer may be the mesh's own.
-pub(super) async fn serve(
-    origin: Rc<Origin>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+pub(super) async fn serve(origin: Rc<Origin>, incoming: Incoming) {
     origin.requests.set(origin.requests.get() + 1);
-    if request.method() == Method::CONNECT {
-        return Ok(tunnel::connect(origin, request).await.map(Body::whole));
+    // With a protocol it is a request as any other (RFC 8441), and its answer a body both ways.
+    let plain = !incoming.head.contains(Token::Protocol);
+    if plain && incoming.head.get(Token::Method) == Some(b"CONNECT") {
+        return Box::pin(tunnel::connect(origin, incoming)).await;
     }
-    let (parts, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&origin, &parts);
-    let replay = Replay::new(body, REPLAY_BYTES_MAX);
-    let story = Box::pin(story(&origin, &mut exchange, parts, &replay));
-    let mut response = match story.await {
-        Ok(told) => pass_on(&origin, exchange, replay, told),
-        Err(rejection) => {
-            exchange.record().request_bytes = replay.bytes();
-            exchange.refuse(&rejection).map(Body::whole)
-        }
-    };
-    // A connection that was open and unused when draining began ends with its first request.
-    if !origin.http2 && origin.counts.guard.draining() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let exchange = Exchange::begin(&origin, incoming.head);
+    let mut telling = Telling { exchange, caller: incoming.caller, upstream: None };
+    if let Err(rejection) = story(&mut telling).await {
+        telling.count_bodies();
+        telling.exchange.refuse(&telling.caller, &rejection);
     }
-    Ok(response)
 }
 
-/// A response head that is passed on, and everything its body needs.
-struct Told {
-    arrived: Arrived,
-    permit: Option<Permit>,
-    limits: Limits,
-}
-
-async fn story(
+/// Refuses and records a request whose head was read and of which nothing more becomes.
+pub(super) fn refuse(
     origin: &Rc<Origin>,
-    exchange: &mut Exchange,
-    parts: request::Parts,
-    replay: &Replay<Incoming>,
-) -> Result<Told, Rejection> {
+    head: HeaderBlock,
+    caller: &Caller,
+    rejection: &Rejection,
+) {
+    origin.requests.set(origin.requests.get() + 1);
+    Exchange::begin(origin, head).refuse(caller, rejection);
+}
+
+/// A request with the two ends between which its bodies flow.
+pub(super) struct Telling {
+    pub(super) exchange: Exchange,
+    pub(super) caller: Caller,
+    /// Whose response is passed on.
+    pub(super) upstream: Option<Upstream>,
+}
+
+impl Telling {
+    /// Notes what has flowed so far.
+    pub(super) fn count_bodies(&mut self) {
+        let record = &mut self.exchange.record;
+        let received = self.caller.received();
+        record.request_bytes = received.bytes;
+        record.stream = received.many;
+        if let Some(upstream) = &self.upstream {
+            let passed = upstream.passed();
+            record.response_bytes = passed.bytes;
+            record.stream |= passed.many;
+        }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        if !self.exchange.is_over() {
+            self.count_bodies();
+        }
+        self.exchange.end_if_gone();
+        self.caller.recycle(std::mem::take(&mut self.exchange.record.head));
+    }
+}
+
+/// Until the last byte; an error is what is to be answered instead.
+async fn story(telling: &mut Telling) -> Result<(), Rejection> {
+    let Telling { exchange, caller, .. } = telling;
+    refuse_loop(&exchange.origin)?;
+    settle_authority(exchange)?;
+    let deadline = caller_deadline(exchange)?;
+    headers::strip_request(&mut exchange.head);
+    let (route, mut schedule) = route(exchange, deadline).await?;
+
+    let settings = route.settings();
+    let end_of = |time: Option<Duration>| time.and_then(|time| exchange.started.checked_add(time));
+    let until = Until { deadline, request: end_of(settings.request_timeout) };
+    let stream_end = end_of(settings.stream_max);
+    let limits = Limits { deadline, stream_end, idle: settings.stream_idle };
+    rewrite(exchange, &route);
+
+    // Held until the last byte.
+    let _permit = admit(exchange, &route, &until).await?;
+    // What the bulkhead refused loads nobody, and so earns no retries.
+    let budget = &route.entry.destination.settings.budget;
+    let now = exchange.started + exchange.record.queued;
+    route.entry.budget.count_request(budget, now.into_std());
+    caller.keep(REPLAY_BYTES_MAX);
+    let task = Task { route: &route, caller, until, seen: Cell::new(false) };
+    let mut arrived = attempts(&task, exchange, &mut schedule).await.map_err(|rejection| {
+        // Whether the request was unseen is a fact about all of its attempts.
+        Rejection { unseen: !task.seen.get(), ..rejection }
+    })?;
+    caller.commit();
+
+    for modifier in route.response_modifiers() {
+        headers::modify(&mut arrived.head, modifier);
+    }
+    ending::pass_on(telling, arrived, limits).await;
+    Ok(())
+}
+
+fn refuse_loop(origin: &Origin) -> Result<(), Rejection> {
     if origin.looped {
         let what = "the connection comes from this proxy itself: an address leads back to it";
         return Err(Rejection::unseen(Reason::Loop, what));
     }
-    let authority = match origin.side.fixed() {
-        Some((service, port)) => format!("{service}:{port}"),
-        None => headers::authority(&parts)?,
-    };
-    let until = caller_deadline(exchange, &parts.headers)?;
-    let route = route(origin, exchange, &parts, &authority, until).await?;
-    note(exchange, &route);
+    Ok(())
+}
 
-    let settings = route.settings();
-    let request_end =
-        settings.request_timeout.and_then(|time| exchange.started().checked_add(time));
-    let until = Until { deadline: until, request: request_end };
-    let head = headers::head(&parts, &authority);
-    let mut schedule = Schedule::new(settings.retry.as_ref(), &head);
-    let outgoing = outgoing(parts, &route)?;
-
-    let permit = admit(exchange, &route, &until).await?;
-    // What the bulkhead refused loads nobody, and so earns no retries.
-    let budget = &route.entry.destination.settings.budget;
-    route.entry.budget.count_request(budget, Instant::now().into_std());
-    let seen = Cell::new(false);
-    let task = Task { origin, route: &route, outgoing: &outgoing, replay, until, seen: &seen };
-    let mut arrived = attempts(&task, exchange, &mut schedule).await.map_err(|rejection| {
-        // Whether the request was unseen is a fact about all of its attempts.
-        Rejection { unseen: !seen.get(), ..rejection }
-    })?;
-    replay.commit();
-    for modifier in route.response_modifiers() {
-        headers::modify(&mut arrived.parts.headers, modifier);
+/// Leaves in the head the one authority that the request is for: the listener's, where it leads to
+/// one service.
+fn settle_authority(exchange: &mut Exchange) -> Result<(), Rejection> {
+    let Exchange { origin, head, record, .. } = exchange;
+    if let Some((service, port)) = origin.side.fixed() {
+        let fixed = origin.once.authority.get_or_init(|| format!("{service}:{port}").into());
+        let written = head.text(Token::Authority).or_else(|| head.text(Token::Host));
+        if head.get(Token::Authority) != Some(fixed.as_bytes()) {
+            record.written_authority = Some(written.unwrap_or_default().into());
+            head.set(Token::Authority, fixed.as_bytes());
+        }
+        return Ok(());
     }
-    let limits = Limits {
-        deadline: until.deadline,
-        stream_end: settings.stream_max.and_then(|time| exchange.started().checked_add(time)),
-        idle: settings.stream_idle,
-    };
-    Ok(Told { arrived, permit, limits })
+    let authority = headers::authority(head)?;
+    if !head.contains(Token::Authority) {
+        let authority = authority.to_owned();
+        head.set(Token::Authority, authority.as_bytes());
+    }
+    Ok(())
 }
 
 /// The deadline that the request came with.
-fn caller_deadline(
-    exchange: &mut Exchange,
-    fields: &HeaderMap,
-) -> Result<Option<Instant>, Rejection> {
-    let value = fields.first(grpc::TIMEOUT.as_str()).filter(|_| exchange.audience().grpc);
+fn caller_deadline(exchange: &mut Exchange) -> Result<Option<Instant>, Rejection> {
+    let value = exchange.head.get(Token::GrpcTimeout).filter(|_| exchange.audience.grpc);
     let Some(value) = value else { return Ok(None) };
     let timeout = deadline::parse_grpc_timeout(value)
         .map_err(|error| Rejection::unseen(Reason::Malformed, error.to_string()))?;
-    exchange.record().deadline = Some(timeout);
-    Ok(exchange.started().checked_add(timeout))
+    exchange.record.deadline = Some(timeout);
+    Ok(exchange.started.checked_add(timeout))
 }
 
+/// Finds out where it goes and on what terms, and how often it may be tried again.
 async fn route(
-    origin: &Origin,
     exchange: &mut Exchange,
-    parts: &request::Parts,
-    authority: &str,
-    until: Option<Instant>,
-) -> Result<Route, Rejection> {
-    let head = headers::head(parts, authority);
+    deadline: Option<Instant>,
+) -> Result<(Route, Schedule), Rejection> {
+    let Exchange { origin, head, record, .. } = exchange;
+    let authority = headers::authority(head)?;
+    let head = headers::view(head, authority)?;
     let core = &origin.worker.core;
-    let until = Until { deadline: until, request: None };
-    match &origin.side {
+    let watch = &origin.worker.memory.watch;
+    let until = Until { deadline, request: None };
+    let route = match &origin.side {
         Side::Outbound { fixed } => {
-            let fixed = fixed.as_ref();
-            let route = until.bound(outbound::route(core, fixed, &head)).await.flatten();
-            if let (Err(_), Some(service)) = (&route, outbound::meant(core, fixed, authority)) {
-                exchange.record().destination = service.to_string().into();
+            let route = until.bound(watch, outbound::route(origin, &head)).await.flatten();
+            if route.is_err()
+                && let Some(service) = outbound::meant(core, fixed.as_ref(), authority)
+            {
+                record.destination = service.to_string().into();
             }
             route
         }
-        side @ Side::Inbound { .. } => {
-            let mut policy = std::sync::Arc::default();
-            let route = inbound::route(core, side, &origin.caller, &head, &mut policy);
-            let route = until.bound(route).await.flatten();
-            exchange.record().policy = policy;
-            route
+        Side::Inbound { .. } => {
+            let route = inbound::route(origin, &head, &mut record.policy);
+            until.bound(watch, route).await.flatten()
         }
-    }
-    .map_err(|rejection| Rejection { unseen: true, ..rejection })
-}
-
-/// Puts into the record what is known with the route.
-fn note(exchange: &mut Exchange, route: &Route) {
-    let record = exchange.record();
-    if route.app.is_none() {
-        record.destination = std::sync::Arc::clone(&route.entry.name);
+    };
+    let route = route.map_err(|rejection| Rejection { unseen: true, ..rejection })?;
+    if !route.to_app {
+        record.destination = Arc::clone(&route.entry.name);
     }
     record.port = route.port;
     record.route = route.rule.as_ref().map(|rule| rule.id.clone());
-    record.revision = route.running.snapshot.revision;
+    record.revision = route.revision;
+    let schedule = Schedule::new(route.settings().retry.as_ref(), &head);
+    Ok((route, schedule))
 }
 
-/// The head as every attempt sends it.
-fn outgoing(parts: request::Parts, route: &Route) -> Result<Outgoing, Rejection> {
-    let mut outgoing = Outgoing::new(parts, &route.authority)?;
+/// Makes the head what every attempt sends, but for a few fields.
+fn rewrite(exchange: &mut Exchange, route: &Route) {
+    let timed = exchange.record.deadline.is_some();
+    let Exchange { origin, head, record, .. } = exchange;
+    if let Some(authority) = &route.authority
+        && head.get(Token::Authority) != Some(authority.as_bytes())
+    {
+        record.written_authority = head.text(Token::Authority).map(Into::into);
+        head.set(Token::Authority, authority.as_bytes());
+    }
     for modifier in route.request_modifiers() {
-        outgoing.modify(modifier);
+        headers::modify(head, modifier);
     }
-    // After the route's changes, which can not forge it.
-    if let Some(client_cert) = &route.client_cert {
-        outgoing.set(CLIENT_CERT, client_cert);
+    // After the route's changes, which can not forge them.
+    headers::strip_own(head, timed);
+    if route.to_app
+        && let Some(client_cert) = inbound::client_cert(origin)
+    {
+        head.set(Token::XForwardedClientCert, client_cert.as_bytes());
     }
-    Ok(outgoing)
 }
 
-/// Waits for a place in the bulkhead, at most as long as it says.
+/// Takes a place in the bulkhead.
 async fn admit(
     exchange: &mut Exchange,
     route: &Route,
     until: &Until,
 ) -> Result<Option<Permit>, Rejection> {
-    let entry = &route.entry;
     let Some((bulkhead, wait_max)) = &route.bulkhead else { return Ok(None) };
     let refused = |reason, why: &str| {
-        let most = bulkhead.concurrent_max();
-        Rejection::unseen(reason, format!("{}: {most} requests under way and {why}", entry.name))
+        let (name, most) = (&route.entry.name, bulkhead.concurrent_max());
+        Rejection::unseen(reason, format!("{name}: {most} requests under way and {why}"))
     };
-    let waiter = match bulkhead.try_admit() {
-        Admission::Admitted(permit) => return Ok(Some(permit)),
-        Admission::Full => return Err(refused(Reason::BulkheadFull, "the queue is full")),
-        Admission::Wait(waiter) => waiter,
-    };
+    match bulkhead.try_admit() {
+        Admission::Admitted(permit) => Ok(Some(permit)),
+        Admission::Full => Err(refused(Reason::BulkheadFull, "the queue is full")),
+        Admission::Wait(waiter) => {
+            let permit = Box::pin(queue(exchange, waiter, *wait_max, until)).await?;
+            let waited_too_long = || {
+                let why = format!("no place within {}s", wait_max.as_secs_f64());
+                refused(Reason::BulkheadWait, &why)
+            };
+            permit.ok_or_else(waited_too_long).map(Some)
+        }
+    }
+}
+
+/// Waits for a place, at most as long as the bulkhead says; `None`: that was too short.
+async fn queue(
+    exchange: &mut Exchange,
+    waiter: Waiter,
+    wait_max: Duration,
+    until: &Until,
+) -> Result<Option<Permit>, Rejection> {
     let started = Instant::now();
-    let waited = until.bound(timeout(*wait_max, waiter)).await;
-    exchange.record().queued = started.elapsed();
-    let permit = waited?.map_err(|_| {
-        let why = format!("no place within {}s", wait_max.as_secs_f64());
-        refused(Reason::BulkheadWait, &why)
-    })?;
-    Ok(Some(permit))
+    let watch = &exchange.origin.worker.memory.watch;
+    let waited = watch.bound(started.checked_add(wait_max), waiter);
+    let waited = until.bound(watch, waited).await;
+    exchange.record.queued = started.elapsed();
+    Ok(waited?.ok())
 }
 
 /// Attempts until a head comes that is passed on, or nothing more may be tried.
@@ -213,29 +274,15 @@ async fn attempts(
     schedule: &mut Schedule,
 ) -> Result<Arrived, Rejection> {
     let settings = task.route.settings();
-    let (mut tried, mut backoff) = (Vec::new(), Duration::ZERO);
-    let grpc = exchange.audience().grpc;
+    let mut backoff = Duration::ZERO;
     loop {
-        let ended = task.attempt(exchange, &mut tried, backoff).await;
-        let unseen = !task.seen.get();
-        let outcome = match &ended {
-            Ok(arrived) => arrived.failure(grpc, unseen),
-            // Its own application is not reached better a moment later; another instance's may be.
-            Err(rejection) if rejection.reason == Reason::AppUnreachable => None,
-            // The caller's sidecar tries again by itself, and knows other instances: tries at both
-            // ends would multiply.
-            Err(_) if task.route.app.is_some() && exchange.audience().sidecar => None,
-            Err(rejection) => {
-                let failure = Failure::Here(rejection.reason);
-                Some(Outcome { failure, unseen, pushback: None })
-            }
-        };
-        let Some(outcome) = outcome else { return ended };
+        let ended = task.attempt(exchange, backoff).await;
+        let Some(outcome) = outcome(task, exchange, &ended) else { return ended };
         let entry = &task.route.entry;
         let situation = Situation {
             now: Instant::now().into_std(),
             deadline: task.until.first().map(Instant::into_std),
-            replayable: task.replay.is_whole(),
+            replayable: task.caller.is_whole(),
             budget: &entry.budget,
             budget_settings: &entry.destination.settings.budget,
             random: fastrand::u64(..),
@@ -252,30 +299,29 @@ async fn attempts(
         // Let go of the failed attempt's stream before the pause.
         drop(ended);
         if !backoff.is_zero() {
-            task.until.bound(sleep(backoff)).await?;
+            let watch = &exchange.origin.worker.memory.watch;
+            Box::pin(task.until.bound(watch, sleep(backoff))).await?;
         }
     }
 }
 
-/// Hands the response over, with everything that counts until its last byte.
-fn pass_on(
-    origin: &Origin,
-    mut exchange: Exchange,
-    replay: Replay<Incoming>,
-    told: Told,
-) -> Response<Body> {
-    let Told { arrived, permit, limits } = told;
-    let grpc = exchange.audience().grpc;
-    let grpc_status = arrived.grpc_status(grpc);
-    let record = exchange.record();
-    record.http_status = arrived.parts.status.as_u16();
-    record.grpc_status = grpc_status;
-    record.reason = arrived.far.reason;
-    let Arrived { mut parts, upstream, lease, in_flight, tried, from_sidecar, .. } = arrived;
-    parts.version = http::Version::default();
-    let held = Held { replay, tried, from_sidecar, counted: Some((permit, in_flight, lease)) };
-    Response::from_parts(
-        parts,
-        Body::forward(upstream, exchange, held, limits, &origin.worker.watch),
-    )
+/// What is to be said about a failed attempt; `None`: its answer stands.
+fn outcome(
+    task: &Task<'_>,
+    exchange: &Exchange,
+    ended: &Result<Arrived, Rejection>,
+) -> Option<Outcome> {
+    let unseen = !task.seen.get();
+    match ended {
+        Ok(arrived) => arrived.failure(exchange.audience.grpc, unseen),
+        // Its own application is not reached better a moment later; another instance's may be.
+        Err(rejection) if rejection.reason == Reason::AppUnreachable => None,
+        // The caller's sidecar tries again by itself, and knows other instances: tries at both
+        // ends would multiply.
+        Err(_) if task.route.to_app && exchange.audience.sidecar => None,
+        Err(rejection) => {
+            let failure = Failure::Here(rejection.reason);
+            Some(Outcome { failure, unseen, pushback: None })
+        }
+    }
 }

@@ -4,23 +4,16 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    core::Running,
     destination::{Entry, NO_SETTINGS},
-    dial::{Expected, Where},
-    pool::{How, Key},
+    lane::Lane,
 };
 use crate::{
     resilience::Bulkhead,
-    snapshot::{
-        Backend, Endpoint, EndpointAddress, HeaderModifier, Protocol, RouteSettings, Rule,
-        Transport,
-    },
+    snapshot::{Backend, HeaderModifier, Protocol, RouteSettings, Rule},
 };
 
 /// Where a request goes and on what terms.
 pub(super) struct Route {
-    /// What it was decided on.
-    pub(super) running: Arc<Running>,
     /// The destination with what is known of it.
     pub(super) entry: Arc<Entry>,
     /// The destination's port.
@@ -33,14 +26,12 @@ pub(super) struct Route {
     pub(super) backend: Option<usize>,
     /// Where it needs a place, and how long it may wait for one.
     pub(super) bulkhead: Option<(Arc<Bulkhead>, Duration)>,
-    /// The own application, dialled here whatever the endpoint says.
-    pub(super) app: Option<Where>,
-    /// The proxy through which an endpoint outside the mesh is reached.
-    pub(super) by_proxy: Option<String>,
-    /// Host and port as the destination sees them.
-    pub(super) authority: String,
-    /// Who called, for the application.
-    pub(super) client_cert: Option<String>,
+    /// Whether it goes to the own application.
+    pub(super) to_app: bool,
+    /// Host and port as the destination sees them, where the caller wrote them otherwise.
+    pub(super) authority: Option<String>,
+    /// The configuration that it was decided on.
+    pub(super) revision: u64,
 }
 
 impl Route {
@@ -66,42 +57,14 @@ impl Route {
         rule.into_iter().chain(self.backend().map(|backend| &backend.response_headers))
     }
 
-    /// Which connections lead to an endpoint.
-    pub(super) fn key(&self, endpoint: &Endpoint, grpc: bool) -> Key {
-        if let Some(proxy) = &self.by_proxy {
-            return Key { to: Where::Name(proxy.clone()), how: How::Http1 };
-        }
-        match &endpoint.transport {
-            Transport::Mesh { port, identity } => Key {
-                to: at(&endpoint.address, *port),
-                how: How::Mesh(Expected {
-                    identity: identity.clone(),
-                    service: self.entry.destination.name.clone(),
-                    port: self.port,
-                }),
-            },
-            Transport::Plain { ports } => {
-                let local = ports.iter().find(|(number, _)| *number == self.port);
-                let local = local.map_or(self.port, |(_, local)| *local);
-                let to = self.app.clone().unwrap_or_else(|| at(&endpoint.address, local));
-                Key { to, how: plain(self.protocol, grpc) }
-            }
-        }
-    }
-}
-
-fn at(address: &EndpointAddress, port: u16) -> Where {
-    match address {
-        EndpointAddress::Ip(ip) => Where::Ip((*ip, port).into()),
-        EndpointAddress::Name(name) => Where::Name(format!("{name}:{port}")),
-    }
-}
-
-/// The version that an application speaks: gRPC is always HTTP/2.
-fn plain(protocol: Protocol, grpc: bool) -> How {
-    match protocol {
-        Protocol::Http2 => How::Http2,
-        _ if grpc => How::Http2,
-        Protocol::Detect | Protocol::Http1 | Protocol::Opaque => How::Http1,
+    /// The way to an endpoint, by its place in the pool. One that was not foreseen is put into
+    /// `made`.
+    pub(super) fn lane<'a>(
+        &'a self,
+        member: usize,
+        grpc: bool,
+        made: &'a mut Option<Lane>,
+    ) -> Option<&'a Lane> {
+        self.entry.lane(member, (self.port, self.protocol), grpc, made)
     }
 }

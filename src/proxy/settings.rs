@@ -3,7 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::units::ServiceName;
+use crate::{http1, http2, units::ServiceName};
 
 /// What a proxy is started with.
 #[derive(Debug, Clone)]
@@ -130,20 +130,16 @@ pub(super) const HTTP1_SILENCE_MAX: Duration = Duration::from_secs(75);
 pub(super) const HTTP1_IDLE_MAX: Duration = Duration::from_secs(4);
 /// How long an HTTP/2 connection of ours stays without a stream.
 pub(super) const HTTP2_IDLE_MAX: Duration = Duration::from_secs(90);
-/// What a sender may have under way on one connection. h2 permits half of it as small DATA frames
-/// that nobody has read yet, so a stalled reader of one-byte messages needs it large.
-pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// What a sender may have under way on one stream: less than the connection's, so that one stalled
-/// stream does not stop the others.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What a sender may have under way on one stream, and so the most of it that waits here.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Body bytes that may wait in one worker; beyond it new requests are refused.
+pub(super) const WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long a tunnel may be silent in both directions.
+pub(super) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Streams that a peer may open on one connection.
 pub(super) const STREAMS_MAX: u32 = 256;
 /// The greatest request or response head.
-pub(super) const HEAD_BYTES_MAX: u32 = 64 * 1024;
-/// The most header fields of an HTTP/1.1 head.
-pub(super) const HTTP1_FIELDS_MAX: usize = 128;
-/// How much of a stream may wait to be written.
-pub(super) const SEND_BUFFER_BYTES_MAX: usize = 256 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// After so long without a frame a peer is asked whether it is still there.
 pub(super) const PING_AFTER: Duration = Duration::from_secs(20);
 /// How long it may take to answer that.
@@ -157,7 +153,7 @@ pub(super) const HTTP2_CONNECTIONS_MAX: usize = 64;
 /// Idle HTTP/1.1 connections of one worker to one endpoint.
 pub(super) const HTTP1_IDLE_CONNECTIONS_MAX: usize = 64;
 /// How often idle and aged connections are looked for.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(2);
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long before a peer's certificate ends its connection takes no new requests.
 pub(super) const EXPIRY_GRACE: Duration = Duration::from_secs(30);
 /// Connections that one side takes at a time.
@@ -166,18 +162,51 @@ pub(super) const CONNECTIONS_MAX: usize = 16 * 1024;
 pub(super) const HANDED_MAX: usize = 256;
 /// How long an acceptor pauses after an error that is no single connection's.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Streams that a peer may have reset before they were looked at ("rapid reset", CVE-2023-44487).
-pub(super) const RESET_STREAMS_MAX: usize = 64;
-/// Frames on streams that are over, on one connection and over its life, before it ends. h2 counts
-/// every late frame of a stream that we cancelled and it has forgotten, so a storm of deadlines must
-/// not reach it; without a limit a peer could make us answer for ever.
-pub(super) const LATE_FRAMES_MAX: usize = 64 * 1024;
-/// Streams that we cancelled and still know, so that their late frames do not count.
-pub(super) const CANCELLED_KNOWN_MAX: usize = 1024;
+/// How often a limit that is exceeded again and again is told.
+pub(super) const WARN_EVERY: Duration = Duration::from_secs(10);
 /// TCP to the own application, which is on the same machine.
 pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.
 pub(super) const EXTERNAL_CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// How HTTP/2 is spoken to those who call.
+pub(super) fn http2_server() -> http2::Config {
+    http2::Config {
+        streams_max: STREAMS_MAX,
+        stream_window: STREAM_WINDOW_BYTES,
+        keepalive_after: Some(PING_AFTER),
+        answer_time: PONG_WITHIN,
+        // Only strangers are asked to hurry; `Served` sees to them.
+        first_request_time: Duration::MAX,
+        head_max: HEAD_BYTES_MAX,
+        ..http2::Config::default()
+    }
+}
+
+/// How HTTP/2 is spoken to those who are called.
+pub(super) fn http2_client() -> http2::Config {
+    http2_server()
+}
+
+/// How HTTP/1.1 is spoken to those who call.
+pub(super) fn http1_server() -> http1::Config {
+    http1::Config {
+        head_bytes_max: HEAD_BYTES_MAX,
+        head_max: FIRST_HEAD_MAX,
+        idle_max: HTTP1_SILENCE_MAX,
+        half_close: false,
+        ..http1::Config::default()
+    }
+}
+
+/// How HTTP/1.1 is spoken to those who are called.
+pub(super) fn http1_client(to_proxy: bool) -> http1::Config {
+    http1::Config {
+        head_bytes_max: HEAD_BYTES_MAX,
+        absolute_form: to_proxy,
+        ..http1::Config::default()
+    }
+}
 
 #[cfg(test)]
 mod tests {

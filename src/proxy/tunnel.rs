@@ -2,68 +2,63 @@
 //! of the mesh the tunnel ends here: what is spoken inside is detected again, and its requests are
 //! routed by their own authority. To every other name it passes bytes that nobody looks at.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Request, Response};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
+use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
+    bytes::Bytes,
     connection::{self, Origin, Side},
     destination::EXTERNAL,
     detect::{Spoken, detect},
     dial::{DialError, Dialled, Where},
     exchange::Exchange,
     headers,
-    io::{AnyIo, Counting, Rewind},
+    io::{Counting, Counts, Rewind, Socket},
     outbound::{self, Destination},
-    settings::{EXTERNAL_CONNECT_MAX, HEAD_BYTES_MAX},
+    settings::{EXTERNAL_CONNECT_MAX, HEAD_BYTES_MAX, TUNNEL_IDLE_MAX},
+    stream::{Caller, Incoming},
 };
 use crate::{
-    http::answer::Rejection,
+    http::{HeaderBlock, Token, answer::Rejection},
     reason::Reason,
     routing::{Authority, choose_port},
     snapshot::Protocol,
     task,
+    telemetry::Place,
 };
 
 /// Answers a `CONNECT`.
-pub(super) async fn connect(origin: Rc<Origin>, request: Request<Incoming>) -> Response<Bytes> {
-    let (mut parts, _no_body) = request.into_parts();
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let mut exchange = Exchange::begin(&origin, &parts);
-    let opened = match upgrade {
-        Some(upgrade) => open(&origin, &mut exchange, &parts).await.map(|to| (to, upgrade)),
-        None => Err(Rejection::unseen(Reason::Internal, "the connection can not be taken over")),
-    };
-    match opened {
-        Ok((To::Mesh, upgrade)) => {
-            let _runs_on = task::spawn_local("tunnel", inside(origin, exchange, upgrade));
+pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
+    let Incoming { head, caller, .. } = incoming;
+    let mut exchange = Exchange::begin(&origin, head);
+    match open(&origin, &mut exchange).await {
+        Ok(to) => {
+            let mut head = HeaderBlock::new();
+            head.push_token(Token::Status, b"200");
+            caller.respond(&head, false);
+            let _runs_on = match to {
+                To::Mesh => task::spawn_local("tunnel", inside(origin, exchange, caller)),
+                To::External(dialled) => {
+                    task::spawn_local("tunnel", pass(origin, exchange, *dialled, caller))
+                }
+            };
         }
-        Ok((To::External(dialled), upgrade)) => {
-            let _runs_on = task::spawn_local("tunnel", pass(origin, exchange, dialled, upgrade));
-        }
-        Err(rejection) => return exchange.refuse(&rejection),
+        Err(rejection) => exchange.refuse(&caller, &rejection),
     }
-    Response::new(Bytes::new())
 }
 
 /// Where a tunnel leads.
 enum To {
     Mesh,
-    External(Dialled),
+    External(Box<Dialled>),
 }
 
-async fn open(
-    origin: &Origin,
-    exchange: &mut Exchange,
-    parts: &http::request::Parts,
-) -> Result<To, Rejection> {
+async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection> {
     if origin.looped {
         let what = "the connection comes from this proxy itself: an address leads back to it";
         return Err(Rejection::unseen(Reason::Loop, what));
@@ -73,21 +68,21 @@ async fn open(
         return Err(Rejection::unseen(Reason::Malformed, what));
     };
     let core = &origin.worker.core;
-    let authority = headers::authority(parts)?;
+    let authority = headers::authority(&exchange.head)?.to_owned();
     let resolved = outbound::resolve(core, None, &authority).await;
     if let (Err(_), Some(service)) = (&resolved, outbound::meant(core, None, &authority)) {
-        exchange.record().destination = service.to_string().into();
+        exchange.record.destination = service.to_string().into();
     }
     match resolved? {
         Destination::Mesh { running, service, port } => {
-            exchange.record().destination = service.to_string().into();
-            exchange.record().revision = running.snapshot.revision;
+            exchange.record.destination = service.to_string().into();
+            exchange.record.revision = running.snapshot.revision;
             let unknown =
                 || Rejection::unseen(Reason::UnknownService, format!("{service} is gone"));
             let entry = running.table.destination(&service).ok_or_else(unknown)?;
             let chosen = choose_port(&entry.destination, port)
                 .map_err(|no_port| Rejection::unseen(Reason::NoRoute, no_port.to_string()))?;
-            exchange.record().port = chosen.number;
+            exchange.record.port = chosen.number;
             if chosen.port.protocol == Protocol::Opaque {
                 let what = format!("{service}:{} is opaque: only HTTP is carried", chosen.number);
                 return Err(Rejection::unseen(Reason::NoRoute, what));
@@ -95,64 +90,82 @@ async fn open(
             Ok(To::Mesh)
         }
         Destination::External { running, authority } => {
-            exchange.record().destination = Arc::from(EXTERNAL);
-            exchange.record().revision = running.snapshot.revision;
+            exchange.record.destination = Arc::from(EXTERNAL);
+            exchange.record.revision = running.snapshot.revision;
             let port = authority.port.unwrap_or(443);
-            exchange.record().port = port;
-            Ok(To::External(external(origin, exchange, &authority, port).await?))
+            exchange.record.port = port;
+            let dialled = external(origin, exchange, &authority, port).await?;
+            Ok(To::External(Box::new(dialled)))
         }
     }
 }
 
 /// Serves what is spoken inside a tunnel to the mesh.
-async fn inside(origin: Rc<Origin>, exchange: Exchange, upgrade: OnUpgrade) {
-    let io = match upgrade.await {
-        Ok(upgraded) => TokioIo::new(upgraded),
-        // The client went away; so says the record.
-        Err(_) => return,
-    };
-    let (spoken, io) = match detect(io).await {
+async fn inside(origin: Rc<Origin>, mut exchange: Exchange, caller: Caller) {
+    let (spoken, io) = match detect(Socket::Other(Box::new(Bytes::new(caller)))).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(address = %origin.address, %error, "no request came"),
     };
-    let io: AnyIo = Box::new(io);
     match spoken {
         Spoken::Http1 | Spoken::Http2 => {
             // Its requests are counted, each by itself.
             exchange.forget();
-            connection::http(origin.inside(spoken), io, spoken, None).await;
+            drop(exchange);
+            let inside = origin.inside(spoken);
+            Box::pin(connection::http(inside, connection::plain(io), spoken, None)).await;
         }
         Spoken::Tls => {
             let what = "the mesh encrypts by itself: let the client speak plaintext to this name";
             tracing::warn!(address = %origin.address, "TLS inside the proxy: {what}");
-            drop(exchange.refuse(&Rejection::unseen(Reason::TlsInsideProxy, what)));
-            connection::refuse_tls(io).await;
+            exchange.refused(&Rejection::unseen(Reason::TlsInsideProxy, what));
+            exchange.end();
+            connection::refuse_tls(io.into_parts().1).await;
         }
         Spoken::Other => {
             let what = "neither HTTP nor TLS was spoken inside the tunnel";
-            drop(exchange.refuse(&Rejection::unseen(Reason::Malformed, what)));
+            exchange.refused(&Rejection::unseen(Reason::Malformed, what));
+            exchange.end();
         }
     }
 }
 
-/// Passes bytes both ways until both sides have ended.
-async fn pass(origin: Rc<Origin>, mut exchange: Exchange, dialled: Dialled, upgrade: OnUpgrade) {
-    let Ok(upgraded) = upgrade.await else { return };
+/// Passes bytes both ways until both sides have ended or neither says anything for too long.
+async fn pass(origin: Rc<Origin>, mut exchange: Exchange, dialled: Dialled, caller: Caller) {
     let metrics = origin.worker.core.telemetry.metrics();
     let direction = origin.side.direction();
     let _open = metrics.connection(direction, "tcp", false);
     let bytes = metrics.tcp_bytes(direction, EXTERNAL);
-    let Dialled { io: mut far, own, .. } = dialled;
-    let mut near = Counting { io: TokioIo::new(upgraded), read: 0, written: 0, bytes };
-    let ended = copy_bidirectional(&mut near, &mut far).await;
+    let Dialled { socket: mut far, own, .. } = dialled;
+    let counts = Rc::new(Counts { read: Cell::new(0), written: Cell::new(0), bytes });
+    let mut near = Counting { io: Bytes::new(caller), counts: Rc::clone(&counts) };
+    let ended = tokio::select! {
+        ended = copy_bidirectional(&mut near, &mut far) => ended.map(|_| ()),
+        () = silence(&counts) => Err(io::ErrorKind::TimedOut.into()),
+    };
     drop(own);
-    let record = exchange.record();
+    let record = &mut exchange.record;
     record.http_status = 200;
-    (record.request_bytes, record.response_bytes) = (near.read, near.written);
+    (record.request_bytes, record.response_bytes) = (counts.read.get(), counts.written.get());
     if let Err(error) = ended {
         tracing::debug!(address = %origin.address, %error, "a tunnel broke");
+        if error.kind() == io::ErrorKind::TimedOut {
+            record.reason = Some(Reason::IdleTimeout);
+        }
     }
     exchange.end();
+}
+
+/// Waits until nothing was counted for as long as a tunnel may be silent.
+async fn silence(counts: &Counts) {
+    let mut before = None;
+    loop {
+        let now = (counts.read.get(), counts.written.get());
+        if before == Some(now) {
+            return;
+        }
+        before = Some(now);
+        sleep(TUNNEL_IDLE_MAX).await;
+    }
 }
 
 /// Connects to a name outside the mesh, by the inherited proxy where there is one.
@@ -167,7 +180,8 @@ async fn external(
     let end = Instant::now() + EXTERNAL_CONNECT_MAX;
     let by_proxy = outbound::proxy_for(core, &authority.host);
     let first = by_proxy.as_deref().unwrap_or(&to).to_owned();
-    exchange.attempt(EXTERNAL, first.clone(), Duration::ZERO);
+    let place = Place { endpoint: EXTERNAL.into(), address: first.as_str().into() };
+    exchange.attempt(Arc::new(place), Duration::ZERO, Instant::now());
     let dialled = core.dialer.dial(&Where::Name(first), None, EXTERNAL_CONNECT_MAX).await;
     let opened = match (dialled, by_proxy) {
         (Ok(dialled), Some(proxy)) => {
@@ -180,21 +194,21 @@ async fn external(
         (dialled, _) => dialled,
     };
     let reason = opened.as_ref().err().map(|error| error.reason);
-    exchange.attempted(if reason.is_none() { 200 } else { 0 }, None, reason);
+    let status = if reason.is_none() { 200 } else { 0 };
+    exchange.attempted(status, None, reason, Instant::now());
     opened.map_err(|error| Rejection::unseen(error.reason, error.what))
 }
 
 /// Opens a tunnel through another proxy (RFC 9110 section 9.3.6).
 async fn ask_proxy(mut dialled: Dialled, to: &str) -> io::Result<Dialled> {
     let request = format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n");
-    dialled.io.write_all(request.as_bytes()).await?;
-    let most = usize::try_from(HEAD_BYTES_MAX).unwrap_or(usize::MAX);
+    dialled.socket.write_all(request.as_bytes()).await?;
     let mut head = BytesMut::with_capacity(1024);
     let end = loop {
         if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
             break end + 4;
         }
-        if head.len() >= most || dialled.io.read_buf(&mut head).await? == 0 {
+        if head.len() >= HEAD_BYTES_MAX || dialled.socket.read_buf(&mut head).await? == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it did not answer"));
         }
     };
@@ -204,6 +218,6 @@ async fn ask_proxy(mut dialled: Dialled, to: &str) -> io::Result<Dialled> {
         return Err(io::Error::other(String::from_utf8_lossy(line).into_owned()));
     }
     head.advance(end);
-    let Dialled { io, proof, ear, own } = dialled;
-    Ok(Dialled { io: Box::new(Rewind::new(head.freeze(), io)), proof, ear, own })
+    let socket = Socket::Other(Box::new(Rewind::new(head.freeze(), dialled.socket)));
+    Ok(Dialled { socket, ..dialled })
 }

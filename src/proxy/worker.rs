@@ -3,7 +3,6 @@
 //! none of it needs a lock.
 
 use std::{
-    io,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -17,26 +16,32 @@ use tokio::{
     runtime,
     sync::mpsc,
     task::LocalSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
     acceptor::Counted,
     connection::{self, Accepted, Counts, Side},
     core::Core,
-    io::AnyIo,
+    hub::Hub,
+    io,
+    link::Link,
+    memory::Memory,
     pool::Pool,
     settings::{HANDED_MAX, SWEEP_EVERY},
     start::StartError,
-    watch::Watch,
 };
 use crate::task::{self, DrainGuard};
+
+/// How many tasks run before the system is asked again what is ready: all that are.
+const EVENT_INTERVAL: u32 = 1024;
 
 /// What a worker owns.
 pub(super) struct Worker {
     pub(super) core: Arc<Core>,
+    pub(super) hub: Rc<Hub>,
     pub(super) pool: Pool,
-    pub(super) watch: Rc<Watch>,
+    pub(super) memory: Memory,
 }
 
 /// All workers of a proxy.
@@ -69,22 +74,26 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    fn open(self) -> io::Result<AnyIo> {
+    fn open(self) -> std::io::Result<io::Socket> {
         Ok(match self {
-            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+            Self::Tcp(stream) => io::Socket::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => io::Socket::Unix(UnixStream::from_std(stream)?),
         })
     }
 }
 
 /// Starts as many as the settings say.
 pub(super) fn start(core: &Arc<Core>) -> Result<Crew, StartError> {
-    let seats = (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<io::Result<_>>();
+    let seats =
+        (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<std::io::Result<_>>();
     Ok(Crew { seats: seats.map_err(StartError::Worker)? })
 }
 
-fn seat(core: &Arc<Core>) -> io::Result<Seat> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+fn seat(core: &Arc<Core>) -> std::io::Result<Seat> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build()?;
     let (sockets, handed) = mpsc::channel(HANDED_MAX);
     let connections = Arc::new(AtomicUsize::new(0));
     let core = Arc::clone(core);
@@ -117,27 +126,35 @@ impl Crew {
 
 /// Serves what it is handed until nobody can hand it anything any more.
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
-    let pool = Pool::new(Arc::clone(&core.dialer), core.settings.connection_age_max);
-    let worker = Rc::new(Worker { core, pool, watch: Rc::default() });
-    let _ends_with_the_thread = task::spawn_local("upkeep", upkeep(Rc::clone(&worker)));
+    let (hub, woken) = Hub::new();
+    let pool =
+        Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
+    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory: Memory::default() });
+    let stories = Rc::clone(&hub);
+    let _ends_with_the_thread = [
+        task::spawn_local("upkeep", upkeep(Rc::clone(&worker))),
+        task::spawn_local("draining", draining(Rc::clone(&worker))),
+        task::spawn_local("flush", async move { hub.flush().await }),
+        task::spawn_local("stories", async move { stories.tasks.listen(woken).await }),
+    ];
     while let Some((handed, busy)) = handed.recv().await {
         let Handed { socket, side, address, peer, guard, counted } = handed;
-        let io = match socket.open() {
-            Ok(io) => io,
+        let socket = match socket.open() {
+            Ok(socket) => socket,
             Err(error) => {
                 tracing::warn!(%address, %error, "a connection can not be served");
                 continue;
             }
         };
         let counts = Counts { guard, _of_side: counted, _of_worker: busy };
-        let accepted = Accepted { io, side, address, peer, counts };
+        let accepted = Accepted { socket, side, address, peer, counts };
         let serve = connection::serve(Rc::clone(&worker), accepted);
         let _runs_on = task::spawn_local("connection", serve);
     }
 }
 
-/// Ends upstream connections that are idle, aged, or whose peers are not trusted any more, and streams
-/// that nobody reads.
+/// Looks after connections and streams: what is idle, aged, slow or expired ends, and so does what is
+/// not trusted any more.
 async fn upkeep(worker: Rc<Worker>) {
     let mut sweep = interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,15 +168,30 @@ async fn upkeep(worker: Rc<Worker>) {
         };
         tokio::select! {
             _ = sweep.tick() => {
-                worker.pool.sweep(Instant::now());
-                worker.watch.sweep(Instant::now());
+                worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
+                worker.pool.sweep();
+                worker.hub.shrink();
+                worker.hub.tasks.run();
             }
             open = changed => {
-                worker.pool.recheck();
+                worker.hub.links().iter().for_each(|link| link.guarded(Link::recheck));
+                worker.hub.tasks.run();
                 if !open {
                     changes = None;
                 }
             }
         }
+    }
+}
+
+/// Tells connections at once when they are to end in order.
+async fn draining(worker: Rc<Worker>) {
+    let (mut inbound, mut outbound) = (false, false);
+    while !(inbound && outbound) {
+        tokio::select! {
+            () = worker.core.inbound_drain.signalled(), if !inbound => inbound = true,
+            () = worker.core.outbound_drain.signalled(), if !outbound => outbound = true,
+        }
+        worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::snapshot::RetryBudget;
@@ -57,11 +57,16 @@ impl Budget {
 
     /// The slot of `now`, from 1 so that an untouched slot (0) is always an old one.
     fn slot(&self, settings: &RetryBudget, now: Instant) -> u32 {
-        let length = (settings.interval.as_nanos() / u128::from(SLOTS)).max(1);
-        let passed = now.saturating_duration_since(self.origin).as_nanos() / length;
+        let length = (nanos(settings.interval) / u64::from(SLOTS)).max(1);
+        let passed = nanos(now.saturating_duration_since(self.origin)) / length;
         // Wraps after decades of the shortest interval; then the window is forgotten once.
-        u32::try_from(passed % u128::from(u32::MAX)).unwrap_or_default() + 1
+        u32::try_from(passed % u64::from(u32::MAX)).unwrap_or_default() + 1
     }
+}
+
+/// Of five centuries at most.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How many retries an interval with so many requests permits.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// The most digits that a `TimeoutValue` has.
 const DIGITS_MAX: usize = 8;
 /// The greatest `TimeoutValue`.
-const VALUE_MAX: u128 = 99_999_999;
+const VALUE_MAX: u64 = 99_999_999;
 /// The units with their nanoseconds, finest first.
 const UNITS: [(u8, u128); 6] = [
     (b'n', 1),
@@ -43,14 +43,44 @@ pub fn parse_grpc_timeout(value: &[u8]) -> Result<Duration, TimeoutError> {
     Ok(from_nanos(number * nanos))
 }
 
-/// Writes what is left of a deadline, in the finest unit that holds it in eight digits and rounded
-/// down, so that a deadline only shrinks from hop to hop (by a hundred-thousandth at most). Nothing left
-/// is `0n`; more than 11,400 years is `99999999H`.
-pub fn format_grpc_timeout(left: Duration) -> String {
-    let nanos = left.as_nanos();
-    let fitting = UNITS.iter().find(|(_, unit)| nanos / unit <= VALUE_MAX);
-    let (name, unit) = fitting.unwrap_or(&(b'H', 3_600_000_000_000));
-    format!("{}{}", (nanos / unit).min(VALUE_MAX), char::from(*name))
+/// A `grpc-timeout` as it is sent, without an allocation.
+#[derive(Debug, Clone, Copy)]
+pub struct GrpcTimeout {
+    text: [u8; DIGITS_MAX + 1],
+    start: usize,
+}
+
+impl GrpcTimeout {
+    /// What is left of a deadline, in the finest unit that holds it in eight digits and rounded down,
+    /// so that a deadline only shrinks from hop to hop (by a hundred-thousandth at most). Nothing left
+    /// is `0n`; more than 11,400 years is `99999999H`.
+    pub fn new(left: Duration) -> Self {
+        // What does not fit has some 584 years: the same in hours.
+        let (mut number, unit) = match u64::try_from(left.as_nanos()) {
+            Ok(nanos) => {
+                let fitting = UNITS.iter().find_map(|(name, unit)| {
+                    let number = nanos / u64::try_from(*unit).unwrap_or(u64::MAX);
+                    (number <= VALUE_MAX).then_some((number, *name))
+                });
+                fitting.unwrap_or((VALUE_MAX, b'H'))
+            }
+            Err(_) => ((left.as_secs() / 3600).min(VALUE_MAX), b'H'),
+        };
+        let mut text = [b'0'; DIGITS_MAX + 1];
+        text[DIGITS_MAX] = unit;
+        let mut start = DIGITS_MAX;
+        while number > 0 || start == DIGITS_MAX {
+            start -= 1;
+            text[start] += u8::try_from(number % 10).unwrap_or_default();
+            number /= 10;
+        }
+        Self { text, start }
+    }
+
+    /// The header's value.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[self.start..]
+    }
 }
 
 /// When a timeout that starts at `now` ends; `None` when that is beyond what the clock can say, which
@@ -82,7 +112,7 @@ fn from_nanos(nanos: u128) -> Duration {
 mod tests {
     use std::time::Duration;
 
-    use super::{TimeoutError, after, earlier, format_grpc_timeout, left, parse_grpc_timeout};
+    use super::{GrpcTimeout, TimeoutError, after, earlier, left, parse_grpc_timeout};
 
     #[test]
     fn timeouts_are_read_as_grpc_writes_them() {
@@ -128,7 +158,7 @@ mod tests {
             (Duration::from_secs(60 * 100_000_000), "1666666H"),
             (Duration::MAX, "99999999H"),
         ] {
-            assert_eq!(format_grpc_timeout(left), expected, "{left:?}");
+            assert_eq!(GrpcTimeout::new(left).as_bytes(), expected.as_bytes(), "{left:?}");
         }
     }
 
@@ -137,7 +167,7 @@ mod tests {
         let mut nanos = 1_u64;
         while nanos < u64::MAX / 7 {
             let left = Duration::from_nanos(nanos);
-            let read = parse_grpc_timeout(format_grpc_timeout(left).as_bytes()).expect("our own");
+            let read = parse_grpc_timeout(GrpcTimeout::new(left).as_bytes()).expect("our own");
             assert!(read <= left && left - read <= left / 99_999, "{left:?} {read:?}");
             nanos = nanos * 7 + 3;
         }

@@ -1,5 +1,7 @@
 //! What the inbound listener does: which ports lead where, and who may do what.
 
+use std::sync::Arc;
+
 use super::destination::{Bulkhead, Protocol};
 pub use crate::resource::service::MtlsMode;
 use crate::spiffe::SpiffeId;
@@ -33,7 +35,7 @@ pub struct InboundPort {
 #[derive(Debug, Clone)]
 pub struct AuthorizationPolicy {
     /// `shop/payments`
-    pub name: String,
+    pub name: Arc<str>,
     /// What it does.
     pub action: AuthorizationAction,
     /// Any of these; none: nothing matches.

@@ -156,7 +156,7 @@ struct AttemptLine<'a> {
 impl<'a> From<&'a Record> for Line<'a> {
     fn from(record: &'a Record) -> Self {
         let attempts = record.attempts.iter().map(|attempt| AttemptLine {
-            endpoint: &attempt.endpoint,
+            endpoint: &attempt.place.endpoint,
             reason: attempt.reason.map(Reason::name),
             ms: ms(attempt.duration),
         });
@@ -169,9 +169,9 @@ impl<'a> From<&'a Record> for Line<'a> {
             destination: known(&record.destination),
             port: Some(record.port).filter(|port| *port != 0),
             protocol: record.protocol,
-            method: &record.method,
-            path: &record.path,
-            authority: &record.authority,
+            method: record.method(),
+            path: record.path(),
+            authority: record.authority(),
             route: record.route.as_ref().map(|id| &*id.route),
             rule: record.route.as_ref().map(|id| &*id.rule),
             policy: known(&record.policy),
@@ -180,7 +180,7 @@ impl<'a> From<&'a Record> for Line<'a> {
             reason: record.reason.map(Reason::name),
             attempts: attempts.collect(),
             source_address: &record.source_address,
-            upstream_address: known(&record.upstream_address),
+            upstream_address: known(record.upstream_address()),
             tls: record.tls,
             deadline_ms: record.deadline.map(ms),
             queue_ms: ms(record.queued),
@@ -218,7 +218,10 @@ mod tests {
     use crate::{
         reason::{GrpcCode, Reason},
         snapshot::AccessLogMode,
-        telemetry::{Direction, Record, record::sample},
+        telemetry::{
+            Direction, Record,
+            record::{head, sample},
+        },
     };
 
     const BOUND: Duration = Duration::from_secs(20);
@@ -279,14 +282,14 @@ mod tests {
             http_status: 0,
             grpc_status: None,
             reason: Some(Reason::Denied),
-            path: "/a\"\n{\"reason\":\"\u{1b}[31m".to_owned(),
+            head: head("POST", "/a\"\n{\"reason\":\"\u{1b}[31m"),
             deadline: None,
             ..sample()
         };
         let lines = lines(&[record.clone(), sample()]).await;
         assert_eq!(lines.len(), 2, "a line stays a line");
         let line: serde_json::Value = serde_json::from_str(&lines[0]).expect("JSON");
-        assert_eq!(line["path"], *record.path);
+        assert_eq!(line["path"], *record.path());
         assert!(!lines[0].contains('\u{1b}'), "no escape sequence reaches a terminal");
         assert_eq!((&line["reason"], &line["policy"]), (&"denied".into(), &"shop/payments".into()));
         for field in ["source", "port", "route", "http_status", "grpc_status", "deadline_ms"] {

@@ -24,11 +24,12 @@ use std::{
 use opentelemetry::KeyValue;
 
 pub use metrics::Metrics;
-pub use record::{Attempt, Direction, Record, SpanContext};
+pub use record::{Attempt, Attempts, Direction, Place, Record, SpanContext};
 pub use time::Rfc3339;
 
 use self::{log::AccessLog, metrics::InFlight, spans::Spans, trace::Sampler};
 use crate::{
+    clock,
     resource::pb,
     snapshot::{AccessLogMode, Mesh},
 };
@@ -116,28 +117,28 @@ impl Telemetry {
         &self,
         direction: Direction,
         parent: Option<SpanContext>,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
         random: impl FnMut() -> u64,
     ) -> Begun {
         let place = trace::continue_or_start(parent, &self.sampler, now, random);
         Begun { place, in_flight: self.metrics.in_flight(direction) }
     }
 
-    /// Counts, logs and traces a request that ended. Never waits, and takes no lock but for labels
-    /// that this thread sees for the first time.
-    pub fn finish(&self, mut record: Record) {
-        self.metrics.count(&record);
+    /// Counts, logs and traces a request that ended, and leaves nothing of worth in `record`. Never
+    /// waits, and takes no lock but for labels that this thread sees for the first time.
+    pub fn finish(&self, record: &mut Record) {
+        self.metrics.count(record);
         let mode = decode_mode(self.log_mode.load(Ordering::Relaxed));
-        let logged = log::wanted(mode, &record);
+        let logged = log::wanted(mode, record);
         let traced = record.span.sampled && self.spans.is_on();
         if !logged && !traced {
             return;
         }
-        // Queues are bounded in records; this bounds them in bytes.
-        for text in [&mut record.method, &mut record.path, &mut record.authority] {
-            text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        if record.started.is_zero() {
+            record.started = clock::since_epoch().saturating_sub(record.duration);
         }
-        let record = Arc::new(record);
+        // Queues are bounded in records; this bounds them in bytes.
+        let record = Arc::new(record.take(TEXT_BYTES_MAX));
         if logged {
             self.log.log(&record);
         }

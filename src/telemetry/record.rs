@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    http::{HeaderBlock, Token},
     reason::{GrpcCode, Reason},
     snapshot::RouteId,
 };
@@ -43,7 +44,8 @@ pub struct SpanContext {
 pub struct Record {
     /// Which listener.
     pub direction: Direction,
-    /// When its head was read, since the Unix epoch.
+    /// When its head was read, since the Unix epoch; zero: `duration` before it is handed over, which
+    /// spares the requests that nobody looks at a look at the clock.
     pub started: Duration,
     /// Its span.
     pub span: SpanContext,
@@ -59,12 +61,10 @@ pub struct Record {
     pub port: u16,
     /// `http/1.1`, `h2` or `grpc`.
     pub protocol: &'static str,
-    /// HTTP method.
-    pub method: String,
-    /// Authority as written.
-    pub authority: String,
-    /// Path without query; for gRPC `/service/method`.
-    pub path: String,
+    /// The request's head, of which `:method`, `:path` and `:authority` are told.
+    pub head: HeaderBlock,
+    /// The authority as the caller wrote it, where the head has another one by now.
+    pub written_authority: Option<Box<str>>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
     /// Which rule it matched.
@@ -78,11 +78,9 @@ pub struct Record {
     /// Why, when the mesh ended it.
     pub reason: Option<Reason>,
     /// Every attempt, first to last.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Attempts,
     /// Who dialled.
-    pub source_address: String,
-    /// The last endpoint's address.
-    pub upstream_address: String,
+    pub source_address: Arc<str>,
     /// Whether mutual TLS carried it between sidecars.
     pub tls: bool,
     /// The deadline that it came with.
@@ -103,15 +101,22 @@ pub struct Record {
     pub revision: u64,
 }
 
+/// Where an attempt goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The endpoint's name.
+    pub endpoint: Box<str>,
+    /// Where it is dialled.
+    pub address: Box<str>,
+}
+
 /// One attempt of a request.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// Its span.
     pub span_id: u64,
-    /// The endpoint's name.
-    pub endpoint: Arc<str>,
-    /// Where it was dialled.
-    pub address: String,
+    /// The endpoint.
+    pub place: Arc<Place>,
     /// From the record's start.
     pub started: Duration,
     /// Until its response head, its failure, or, for the last one, the last byte.
@@ -126,7 +131,112 @@ pub struct Attempt {
     pub reason: Option<Reason>,
 }
 
+/// The attempts of a request, first to last. Almost every request has one, which is not allocated.
+#[derive(Debug, Clone, Default)]
+pub struct Attempts {
+    first: Option<Attempt>,
+    more: Vec<Attempt>,
+}
+
+impl Attempts {
+    /// Adds one at the end.
+    pub fn push(&mut self, attempt: Attempt) {
+        match self.first {
+            None => self.first = Some(attempt),
+            Some(_) => self.more.push(attempt),
+        }
+    }
+
+    /// The first one.
+    pub fn first(&self) -> Option<&Attempt> {
+        self.first.as_ref()
+    }
+
+    /// The last one so far.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.more.last().or(self.first.as_ref())
+    }
+
+    /// The last one so far.
+    pub fn last_mut(&mut self) -> Option<&mut Attempt> {
+        self.more.last_mut().or(self.first.as_mut())
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
+        self.first.iter().chain(&self.more)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+}
+
+impl FromIterator<Attempt> for Attempts {
+    fn from_iter<T: IntoIterator<Item = Attempt>>(attempts: T) -> Self {
+        let mut all = Self::default();
+        attempts.into_iter().for_each(|attempt| all.push(attempt));
+        all
+    }
+}
+
 impl Record {
+    /// HTTP method; empty for what is no text.
+    pub fn method(&self) -> &str {
+        self.head.text(Token::Method).unwrap_or_default()
+    }
+
+    /// Authority as written.
+    pub fn authority(&self) -> &str {
+        let written = self.written_authority.as_deref();
+        written.or_else(|| self.head.text(Token::Authority)).unwrap_or_default()
+    }
+
+    /// Path without query; for gRPC `/service/method`.
+    pub fn path(&self) -> &str {
+        let path = self.head.text(Token::Path).unwrap_or_default();
+        path.split_once('?').map_or(path, |(path, _)| path)
+    }
+
+    /// The last endpoint's address; empty: none was tried.
+    pub fn upstream_address(&self) -> &str {
+        self.attempts.last().map_or("", |attempt| &attempt.place.address)
+    }
+
+    /// Takes it, with texts of at most `max` bytes and nothing else of the head, and leaves one that
+    /// says nothing.
+    pub(in crate::telemetry) fn take(&mut self, max: usize) -> Self {
+        let cut = |text: &str| text[..text.floor_char_boundary(max)].to_owned();
+        let texts = [
+            (Token::Method, cut(self.method())),
+            (Token::Authority, cut(self.authority())),
+            (Token::Path, cut(self.path())),
+        ];
+        let bytes = texts.iter().map(|(_, text)| text.len()).sum();
+        let mut head = HeaderBlock::with_capacity(bytes, texts.len());
+        for (token, text) in &texts {
+            head.push_token(*token, text.as_bytes());
+        }
+        Self {
+            trace_state: std::mem::take(&mut self.trace_state),
+            source: Arc::clone(&self.source),
+            destination: Arc::clone(&self.destination),
+            head,
+            written_authority: None,
+            route: self.route.take(),
+            policy: Arc::clone(&self.policy),
+            attempts: std::mem::take(&mut self.attempts),
+            source_address: Arc::clone(&self.source_address),
+            ..*self
+        }
+    }
+
     /// Whether the caller got what it asked for: no reason of the mesh, a status below 500, and for
     /// gRPC a status that is none of the server's failures.
     pub fn succeeded(&self) -> bool {
@@ -150,13 +260,19 @@ fn succeeded(reason: Option<Reason>, http_status: u16, grpc_status: Option<GrpcC
     reason.is_none() && (1..500).contains(&http_status) && !grpc_failed
 }
 
+/// A request's head to `orders:9090`, for tests.
+#[cfg(test)]
+pub(in crate::telemetry) fn head(method: &str, path: &str) -> HeaderBlock {
+    let fields = [(":method", method), (":authority", "orders:9090"), (":path", path)];
+    fields.into_iter().collect()
+}
+
 /// A gRPC call from `front` to `orders` whose first attempt could not connect, for tests.
 #[cfg(test)]
 pub(in crate::telemetry) fn sample() -> Record {
     let attempt = |span_id, started, reason: Option<Reason>| Attempt {
         span_id,
-        endpoint: "orders-1".into(),
-        address: "10.0.0.1:15006".to_owned(),
+        place: Arc::new(Place { endpoint: "orders-1".into(), address: "10.0.0.2:15006".into() }),
         started: Duration::from_millis(started),
         duration: Duration::from_millis(4),
         backoff: Duration::ZERO,
@@ -174,18 +290,18 @@ pub(in crate::telemetry) fn sample() -> Record {
         destination: "orders.shop".into(),
         port: 9090,
         protocol: "grpc",
-        method: "POST".to_owned(),
-        authority: "orders:9090".to_owned(),
-        path: "/shop.Orders/Place".to_owned(),
+        head: head("POST", "/shop.Orders/Place"),
+        written_authority: None,
         grpc: true,
         route: Some(RouteId { route: "shop/orders".into(), rule: "0".into() }),
         policy: "".into(),
         http_status: 200,
         grpc_status: Some(GrpcCode::Ok),
         reason: None,
-        attempts: vec![attempt(0x13, 1, Some(Reason::ConnectFailed)), attempt(0x14, 6, None)],
-        source_address: "127.0.0.1:40000".to_owned(),
-        upstream_address: "10.0.0.2:15006".to_owned(),
+        attempts: [attempt(0x13, 1, Some(Reason::ConnectFailed)), attempt(0x14, 6, None)]
+            .into_iter()
+            .collect(),
+        source_address: "127.0.0.1:40000".into(),
         tls: true,
         deadline: Some(Duration::from_secs(2)),
         queued: Duration::ZERO,

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    Direction, Options, Record, SpanContext, Telemetry, metrics::Workload, record::sample,
+    Direction, Options, Record, SpanContext, Telemetry,
+    metrics::Workload,
+    record::{head, sample},
 };
 use crate::snapshot::{AccessLogMode, Mesh, Tracing};
 
@@ -57,15 +59,15 @@ async fn text(telemetry: &Telemetry, out: &Out) -> String {
 async fn a_request_is_counted_always_and_logged_as_configured() {
     let out = Out::default();
     let telemetry = telemetry(&out);
-    telemetry.finish(sample());
+    telemetry.finish(&mut sample());
     assert_eq!(text(&telemetry, &out).await, "", "only errors are logged at first");
-    telemetry.finish(Record { http_status: 503, ..sample() });
+    telemetry.finish(&mut Record { http_status: 503, ..sample() });
     assert_eq!(text(&telemetry, &out).await.lines().count(), 1);
     telemetry.configure(&mesh(1.0, AccessLogMode::All));
-    telemetry.finish(sample());
+    telemetry.finish(&mut sample());
     assert_eq!(text(&telemetry, &out).await.lines().count(), 2);
     telemetry.configure(&mesh(1.0, AccessLogMode::Off));
-    telemetry.finish(Record { http_status: 503, ..sample() });
+    telemetry.finish(&mut Record { http_status: 503, ..sample() });
     assert_eq!(text(&telemetry, &out).await.lines().count(), 2);
     assert_eq!(telemetry.traffic()[0].total, 4);
     assert!(telemetry.encode().contains("outrigger_spans_dropped_total 0"));
@@ -75,7 +77,8 @@ async fn a_request_is_counted_always_and_logged_as_configured() {
 async fn texts_are_cut_at_a_character() {
     let out = Out::default();
     let telemetry = telemetry(&out);
-    telemetry.finish(Record { path: "/ä".repeat(5000), http_status: 503, ..sample() });
+    let head = head("POST", &"/ä".repeat(5000));
+    telemetry.finish(&mut Record { head, http_status: 503, ..sample() });
     let line: serde_json::Value =
         serde_json::from_str(&text(&telemetry, &out).await).expect("JSON");
     let path = line["path"].as_str().expect("text");
@@ -86,14 +89,14 @@ async fn texts_are_cut_at_a_character() {
 async fn a_request_begins_below_its_parent_or_as_the_mesh_samples() {
     let telemetry = telemetry(&Out::default());
     let parent = SpanContext { trace_id: 5, span_id: 6, sampled: true };
-    let begun = telemetry.begin(Direction::Inbound, Some(parent), Duration::ZERO, || 9);
+    let begun = telemetry.begin(Direction::Inbound, Some(parent), || Duration::ZERO, || 9);
     assert_eq!((begun.place.span.trace_id, begun.place.parent), (5, Some(6)));
     assert_eq!(telemetry.metrics().requests_in_flight(), 1);
     drop(begun);
     assert_eq!(telemetry.metrics().requests_in_flight(), 0);
     for (share, sampled) in [(1.0, true), (0.0, false)] {
         telemetry.configure(&mesh(share, AccessLogMode::Off));
-        let begun = telemetry.begin(Direction::Outbound, None, Duration::ZERO, || 9);
+        let begun = telemetry.begin(Direction::Outbound, None, || Duration::ZERO, || 9);
         assert_eq!(begun.place.span.sampled, sampled);
     }
 }

@@ -148,11 +148,12 @@ pub struct Place {
 }
 
 /// Continues the trace of `parent`, whose decision whether to sample stands, or starts one that is
-/// sampled by `sampler`. `random` gives new ids and the sampler its throw; `now` is any clock.
+/// sampled by `sampler`. `random` gives new ids and the sampler its throw; `now` is any clock, and read
+/// only if the throw says so.
 pub fn continue_or_start(
     parent: Option<SpanContext>,
     sampler: &Sampler,
-    now: Duration,
+    now: impl FnOnce() -> Duration,
     mut random: impl FnMut() -> u64,
 ) -> Place {
     if let Some(parent) = parent {
@@ -211,10 +212,10 @@ impl Sampler {
     }
 
     /// Whether a trace that starts at `now` with the throw `random` is sampled.
-    pub fn sample(&self, random: u64, now: Duration) -> bool {
+    pub fn sample(&self, random: u64, now: impl FnOnce() -> Duration) -> bool {
         let threshold = self.threshold.load(Ordering::Relaxed);
         let thrown = threshold == u64::MAX || random < threshold;
-        thrown && self.admit(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+        thrown && self.admit(u64::try_from(now().as_nanos()).unwrap_or(u64::MAX))
     }
 
     fn admit(&self, now: u64) -> bool {
@@ -325,6 +326,10 @@ mod tests {
         }
     }
 
+    fn zero() -> Duration {
+        Duration::ZERO
+    }
+
     fn counting() -> impl FnMut() -> u64 {
         let mut next = 6;
         move || {
@@ -339,16 +344,16 @@ mod tests {
         let all = Sampler::new(1.0, 50.0);
         for sampled in [true, false] {
             let parent = good(sampled).expect("a context");
-            let place = continue_or_start(Some(parent), &none, Duration::ZERO, counting());
+            let place = continue_or_start(Some(parent), &none, zero, counting());
             assert_eq!(place.parent, Some(parent.span_id));
             assert_eq!(place.span, SpanContext { span_id: 7, ..parent });
         }
-        let place = continue_or_start(None, &all, Duration::ZERO, counting());
+        let place = continue_or_start(None, &all, zero, counting());
         assert_eq!((place.parent, place.span.sampled), (None, true));
         assert_eq!((place.span.trace_id, place.span.span_id), (7 << 64 | 8, 9));
-        assert!(!continue_or_start(None, &none, Duration::ZERO, counting()).span.sampled);
+        assert!(!continue_or_start(None, &none, zero, counting()).span.sampled);
         // A generator gone wrong makes no zeros, which are invalid.
-        let place = continue_or_start(None, &all, Duration::ZERO, || 0);
+        let place = continue_or_start(None, &all, zero, || 0);
         assert!(place.span.trace_id != 0 && place.span.span_id != 0);
     }
 
@@ -357,12 +362,11 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for share in [0.0, 0.01, 0.5, 1.0] {
             let sampler = Sampler::new(share, f64::INFINITY);
-            let sampled =
-                (0..100_000).filter(|_| sampler.sample(random.u64(..), Duration::ZERO)).count();
+            let sampled = (0..100_000).filter(|_| sampler.sample(random.u64(..), zero)).count();
             let difference = f64::from(u32::try_from(sampled).expect("few")) - share * 1e5;
             assert!(difference.abs() <= 600.0, "{share}: {sampled}");
         }
-        assert!(Sampler::new(1.0, f64::INFINITY).sample(u64::MAX, Duration::ZERO));
+        assert!(Sampler::new(1.0, f64::INFINITY).sample(u64::MAX, zero));
     }
 
     #[test]
@@ -370,7 +374,7 @@ mod tests {
         let sampler = Sampler::new(1.0, 50.0);
         let in_one_second = |sampler: &Sampler, from: u64| {
             let times = (0..1000).map(|ms| Duration::from_millis(from + ms));
-            times.filter(|now| sampler.sample(0, *now)).count()
+            times.filter(|now| sampler.sample(0, || *now)).count()
         };
         assert_eq!(in_one_second(&sampler, 0), 50 + 49, "what it held and what came in");
         assert_eq!(in_one_second(&sampler, 1000), 50);

@@ -95,6 +95,6 @@ pub(super) fn say(status: &Status) -> String {
 
 /// Why the mesh refused; empty when it was not the mesh.
 pub(super) fn reason(status: &Status) -> &str {
-    let reason = status.metadata().get(REASON.as_str());
+    let reason = status.metadata().get(REASON);
     reason.and_then(|reason| reason.to_str().ok()).unwrap_or_default()
 }

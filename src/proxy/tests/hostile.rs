@@ -164,7 +164,7 @@ async fn trailers_claim_no_identity_and_nothing_of_a_hop() {
 
     let chunked = b"POST / HTTP/1.1\r\nHost: orders:9090\r\nTransfer-Encoding: chunked\r\n\
         Trailer: x-mine\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\nX-Mine: 1\r\n\
-        Connection: close\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nContent-Length: 9\r\n\r\n";
+        Connection: close\r\nX-Forwarded-Client-Cert: evil\r\nKeep-Alive: 9\r\n\r\n";
     let answer = exchange(web.outbound(), chunked).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let seen = bounded(trailers.recv()).await.expect("a request").expect("trailers");
@@ -232,14 +232,9 @@ async fn one_length_reaches_the_application() {
     })
     .await;
     let (_orders, web) = pair(app.address, "").await;
-    let both = b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\n\
-        Transfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: orders:9090\r\n\r\n";
-    let answer = exchange(web.outbound(), both).await;
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-    let (length, body) = bounded(bodies.recv()).await.expect("a request");
-    assert_eq!((length, body.as_deref()), (None, Some(&b"secret"[..])));
     for refused in [
-        &b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"[..],
+        &b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: orders:9090\r\n\r\n"[..],
+        b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         b"POST / HTTP/1.1\r\nHost: orders:9090\r\nTransfer-Encoding: chunked, x\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: orders:9090\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: orders:9090\r\nX: a\r\n folded\r\n\r\n",

@@ -24,7 +24,7 @@ impl Compiler<'_> {
             .authorization_refused
             .iter()
             .filter(|(key, names)| key.namespace == *namespace && is_targeted(names));
-        let denied = refused.map(|(key, _)| deny_all(format!("{}/{}", key.namespace, key.name)));
+        let denied = refused.map(|(key, _)| deny_all(&format!("{}/{}", key.namespace, key.name)));
         denied.chain(good.map(|policy| self.policy(policy))).collect()
     }
 
@@ -39,11 +39,11 @@ impl Compiler<'_> {
             let to = rule.to.iter().map(target).collect();
             Ok(AuthorizationRule { from: from.collect::<Result<_, IdError>>()?, to })
         };
-        let name = policy.name().to_owned();
+        let name = policy.name().into();
         let rules = policy.spec.rules.iter().map(rule).collect::<Result<_, IdError>>();
         rules.map_or_else(
             // A trust domain that is none: nobody could have such an identity.
-            |_: IdError| deny_all(policy.name().to_owned()),
+            |_: IdError| deny_all(policy.name()),
             |rules| AuthorizationPolicy { name, action, rules },
         )
     }
@@ -61,9 +61,13 @@ impl Compiler<'_> {
 }
 
 /// Stands for a policy that can not be run: it may have been one that denies.
-fn deny_all(name: String) -> AuthorizationPolicy {
+fn deny_all(name: &str) -> AuthorizationPolicy {
     let everybody = AuthorizationRule { from: Vec::new(), to: Vec::new() };
-    AuthorizationPolicy { name, action: AuthorizationAction::Deny, rules: vec![everybody] }
+    AuthorizationPolicy {
+        name: name.into(),
+        action: AuthorizationAction::Deny,
+        rules: vec![everybody],
+    }
 }
 
 fn target(target: &written::Target) -> Target {

@@ -1,11 +1,13 @@
 //! Counting a request: the one metric update that a record makes.
 //!
 //! A worker resolves the series of a set of labels once and keeps them in a table of its own thread;
-//! from then on a request costs one hash, one look-up and a few atomic additions, and no lock.
+//! from then on a request costs one hash, one look-up and a few atomic additions, and no lock. Before
+//! that table stands a small one by address: the texts of usual requests are the very same in memory,
+//! but for the method, so that they need not be read.
 
 use std::{
     cell::RefCell,
-    hash::BuildHasher as _,
+    hash::{BuildHasher as _, Hasher as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +24,7 @@ use super::{
     traffic::{Outcome, Pair},
 };
 use crate::{
+    http::Token,
     reason::{GrpcCode, Reason},
     telemetry::record::{Direction, Record},
 };
@@ -33,11 +36,39 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
 
+/// Places of the table by address; a power of two.
+const RECENT: usize = 128;
+
 /// What one thread has resolved, of one [`super::Metrics`].
 #[derive(Default)]
 struct Cache {
     owner: u64,
-    series: FxHashMap<u64, (OwnedKey, Handles)>,
+    recent: Vec<Option<Recent>>,
+    /// By the hash of their key, where they are in `resolved`.
+    series: FxHashMap<u64, usize>,
+    resolved: Vec<(OwnedKey, Handles)>,
+}
+
+/// What was counted lately. It holds the texts, so that their addresses mean nothing else.
+struct Recent {
+    source: Arc<str>,
+    destination: Arc<str>,
+    route: Option<Arc<str>>,
+    method: Box<[u8]>,
+    rest: Rest,
+    resolved: usize,
+}
+
+/// What is told apart by and is no text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Rest {
+    direction: Direction,
+    port: u16,
+    grpc: bool,
+    http_status: u16,
+    grpc_status: Option<GrpcCode>,
+    reason: Option<Reason>,
+    stream: bool,
 }
 
 /// Everything that a request's series are told apart by.
@@ -89,41 +120,115 @@ struct Handles {
 
 /// Counts `record` in everything that is measured by request.
 pub(super) fn count(metrics: &Inner, record: &Record) {
-    let key = Key::of(record);
-    let hash = FxBuildHasher.hash_one(key);
-    let cached = CACHE.try_with(|cache| {
+    let counted = CACHE.try_with(|cache| {
         let Ok(mut cache) = cache.try_borrow_mut() else { return false };
-        let cache = &mut *cache;
-        if cache.owner != metrics.id || cache.series.len() > CACHED_MAX {
-            cache.owner = metrics.id;
-            cache.series.clear();
+        if cache.owner != metrics.id || cache.resolved.len() > CACHED_MAX {
+            *cache = Cache::of(metrics.id);
         }
-        let (owned, handles) = cache
-            .series
-            .entry(hash)
-            .or_insert_with(|| (OwnedKey::from(key), Handles::resolve(metrics, key, record)));
-        let same = owned.borrow() == key;
-        if same {
-            handles.count(metrics, record);
-        }
-        same
+        let Some(handles) = cache.find(metrics, record) else { return false };
+        handles.count(metrics, record);
+        true
     });
     // Two sets of labels with one hash, or a thread that is ending: the long way is as right.
-    if !matches!(cached, Ok(true)) {
-        Handles::resolve(metrics, key, record).count(metrics, record);
+    if !matches!(counted, Ok(true)) {
+        Handles::resolve(metrics, Key::of(record), record).count(metrics, record);
     }
+}
+
+impl Cache {
+    fn of(owner: u64) -> Self {
+        let recent = std::iter::repeat_with(|| None).take(RECENT).collect();
+        Self { owner, recent, ..Self::default() }
+    }
+
+    fn find(&mut self, metrics: &Inner, record: &Record) -> Option<&mut Handles> {
+        let (method, rest) = (method(record), Rest::of(record));
+        let place = place(record, method, rest);
+        let recent = self.recent[place].as_ref();
+        let resolved = match recent.filter(|recent| recent.is(record, method, rest)) {
+            Some(recent) => recent.resolved,
+            None => {
+                let resolved = self.resolve(metrics, record)?;
+                self.recent[place] = Some(Recent {
+                    source: Arc::clone(&record.source),
+                    destination: Arc::clone(&record.destination),
+                    route: record.route.as_ref().map(|id| Arc::clone(&id.route)),
+                    method: method.into(),
+                    rest,
+                    resolved,
+                });
+                resolved
+            }
+        };
+        self.resolved.get_mut(resolved).map(|(_, handles)| handles)
+    }
+
+    /// By the texts themselves; `None`: others have the same hash.
+    fn resolve(&mut self, metrics: &Inner, record: &Record) -> Option<usize> {
+        let key = Key::of(record);
+        let place = *self.series.entry(FxBuildHasher.hash_one(key)).or_insert_with(|| {
+            self.resolved.push((OwnedKey::from(key), Handles::resolve(metrics, key, record)));
+            self.resolved.len() - 1
+        });
+        (self.resolved[place].0.borrow() == key).then_some(place)
+    }
+}
+
+impl Recent {
+    fn is(&self, record: &Record, method: &[u8], rest: Rest) -> bool {
+        let route = record.route.as_ref().map(|id| Arc::as_ptr(&id.route));
+        self.rest == rest
+            && Arc::ptr_eq(&self.source, &record.source)
+            && Arc::ptr_eq(&self.destination, &record.destination)
+            && self.route.as_ref().map(Arc::as_ptr) == route
+            && *self.method == *method
+    }
+}
+
+impl Rest {
+    fn of(record: &Record) -> Self {
+        Self {
+            direction: record.direction,
+            port: record.port,
+            grpc: record.grpc,
+            http_status: record.http_status,
+            grpc_status: record.grpc_status,
+            reason: record.reason,
+            stream: record.stream,
+        }
+    }
+}
+
+/// What the method's label is made of, unread.
+fn method(record: &Record) -> &[u8] {
+    if !record.grpc {
+        return record.head.get(Token::Method).unwrap_or_default();
+    }
+    let path = record.head.get(Token::Path).unwrap_or_default();
+    path.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
+fn place(record: &Record, method: &[u8], rest: Rest) -> usize {
+    let mut hasher = FxBuildHasher.build_hasher();
+    hasher.write(method);
+    hasher.write_usize(Arc::as_ptr(&record.destination).addr());
+    hasher.write_usize(Arc::as_ptr(&record.source).addr());
+    hasher.write_usize(record.route.as_ref().map_or(0, |id| Arc::as_ptr(&id.route).addr()));
+    hasher.write_u16(rest.http_status);
+    hasher.write_u8(rest.grpc_status.map_or(u8::MAX, |code| code as u8));
+    usize::try_from(hasher.finish() >> 32).unwrap_or_default() % RECENT
 }
 
 impl<'a> Key<'a> {
     fn of(record: &'a Record) -> Self {
-        let path = || record.path.strip_prefix('/').unwrap_or(&record.path);
+        let path = || record.path().strip_prefix('/').unwrap_or_else(|| record.path());
         Self {
             direction: record.direction,
             source: &record.source,
             destination: &record.destination,
             port: record.port,
             route: record.route.as_ref().map_or("", |id| &id.route),
-            method: if record.grpc { path() } else { &record.method },
+            method: if record.grpc { path() } else { record.method() },
             grpc: record.grpc,
             http_status: record.http_status,
             grpc_status: record.grpc_status,
@@ -242,7 +347,7 @@ impl Handles {
             counter.fetch_add(1, Ordering::Relaxed);
         }
         if record.direction == Direction::Outbound {
-            for attempt in &record.attempts {
+            for attempt in record.attempts.iter() {
                 self.count_attempt(metrics, record, Outcome::of_attempt(attempt));
             }
         }

@@ -8,7 +8,10 @@ use std::{
 use super::{Certificate, Decision, DestinationState, Metrics, Workload};
 use crate::{
     reason::{GrpcCode, Reason},
-    telemetry::{Attempt, Direction, Record, record::sample},
+    telemetry::{
+        Attempt, Attempts, Direction, Record,
+        record::{head, sample},
+    },
 };
 
 fn metrics() -> Metrics {
@@ -69,7 +72,7 @@ fn failures_carry_their_reason() {
     let full = Record {
         reason: Some(Reason::BulkheadFull),
         grpc_status: Some(GrpcCode::Unavailable),
-        attempts: Vec::new(),
+        attempts: Attempts::default(),
         ..sample()
     };
     metrics.count(&full);
@@ -112,7 +115,7 @@ fn made_up_names_stay_bounded() {
         metrics.count(&Record {
             source: format!("s{i}.shop").into(),
             destination: format!("d{i}.shop").into(),
-            path: format!("/a.B/{i}"),
+            head: head("POST", &format!("/a.B/{i}")),
             port: u16::try_from(i).expect("small"),
             reason: (i % 2 == 0).then_some(Reason::UnknownService),
             ..sample()
@@ -153,7 +156,7 @@ fn every_worker_counts_in_the_same_series() {
 #[test]
 fn hostile_label_values_are_escaped() {
     let metrics = metrics();
-    metrics.count(&Record { path: "/a\"}\n1 b\\".to_owned(), ..sample() });
+    metrics.count(&Record { head: head("POST", "/a\"}\n1 b\\"), ..sample() });
     assert!(metrics.encode().contains(r#"method="a\"}\n1 b\\","#));
 }
 
@@ -232,9 +235,9 @@ fn what_others_tell_is_exposed() {
 #[test]
 fn an_attempt_counts_by_how_it_ended() {
     let metrics = metrics();
-    let attempts = sample().attempts;
-    let failing = Attempt { grpc_status: Some(GrpcCode::Unavailable), ..attempts[1].clone() };
-    metrics.count(&Record { attempts: vec![failing, attempts[1].clone()], ..sample() });
+    let good = sample().attempts.last().expect("two").clone();
+    let failing = Attempt { grpc_status: Some(GrpcCode::Unavailable), ..good.clone() };
+    metrics.count(&Record { attempts: [failing, good].into_iter().collect(), ..sample() });
     let text = metrics.encode();
     assert!(text.contains(r#"outcome="grpc_UNAVAILABLE"} 1"#), "{text}");
     assert!(text.contains(r#"outcome="success"} 1"#), "{text}");

@@ -24,11 +24,8 @@ const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
 /// The attempts that have a span: of outbound requests only.
-pub(super) fn attempts(record: &Record) -> &[Attempt] {
-    match record.direction {
-        Direction::Outbound => &record.attempts,
-        Direction::Inbound => &[],
-    }
+pub(super) fn attempts(record: &Record) -> impl Iterator<Item = &Attempt> {
+    record.attempts.iter().filter(|_| record.direction == Direction::Outbound)
 }
 
 /// Adds the spans of `record` to `batch`.
@@ -81,8 +78,8 @@ impl Base<'_> {
             attributes.push(KeyValue::new("outrigger.policy", record.policy.to_string()));
         }
         let address = match record.direction {
-            Direction::Inbound => &record.source_address,
-            Direction::Outbound => &record.upstream_address,
+            Direction::Inbound => &*record.source_address,
+            Direction::Outbound => record.upstream_address(),
         };
         attributes.extend(peer_address(address));
         let parent = record.parent.map_or(SpanId::INVALID, id);
@@ -106,12 +103,12 @@ impl Base<'_> {
             grpc_status: attempt.grpc_status,
             reason: attempt.reason,
         };
-        let mut attributes = self.attributes(&SpanKind::Client, end, &attempt.endpoint);
+        let mut attributes = self.attributes(&SpanKind::Client, end, &attempt.place.endpoint);
         attributes.push(KeyValue::new("outrigger.attempt", number));
         if !self.record.grpc && number > 1 {
             attributes.push(KeyValue::new("http.request.resend_count", number - 1));
         }
-        attributes.extend(peer_address(&attempt.address));
+        attributes.extend(peer_address(&attempt.place.address));
         let parent = id(self.record.span.span_id);
         let times = (attempt.started, attempt.duration);
         self.span(attempt.span_id, parent, SpanKind::Client, attributes, end, times)
@@ -168,22 +165,22 @@ impl Base<'_> {
                 put("rpc.response.status_code", code.name().into());
             }
         } else {
-            let known = METHODS.iter().find(|method| **method == record.method);
+            let known = METHODS.iter().find(|method| **method == record.method());
             put("http.request.method", known.copied().unwrap_or("_OTHER").into());
             if known.is_none() {
-                put("http.request.method_original", record.method.clone().into());
+                put("http.request.method_original", record.method().to_owned().into());
             }
             if *kind == SpanKind::Server {
                 put("url.scheme", "http".into());
-                put("url.path", record.path.clone().into());
+                put("url.path", record.path().to_owned().into());
             } else {
-                put("url.full", format!("http://{}{}", record.authority, record.path).into());
+                put("url.full", format!("http://{}{}", record.authority(), record.path()).into());
             }
             if end.http_status != 0 {
                 put("http.response.status_code", i64::from(end.http_status).into());
             }
         }
-        let (host, _) = host_and_port(&record.authority);
+        let (host, _) = host_and_port(record.authority());
         put("server.address", host.to_owned().into());
         if record.port != 0 {
             put("server.port", i64::from(record.port).into());
@@ -241,7 +238,7 @@ fn name(record: &Record) -> Cow<'static, str> {
     if record.grpc {
         return grpc_method(record).to_owned().into();
     }
-    let method = METHODS.iter().find(|method| **method == record.method);
+    let method = METHODS.iter().find(|method| **method == record.method());
     let method = method.copied().unwrap_or("HTTP");
     match &record.route {
         Some(id) if &*id.route != "default" => format!("{method} {}", id.route).into(),
@@ -250,7 +247,7 @@ fn name(record: &Record) -> Cow<'static, str> {
 }
 
 fn grpc_method(record: &Record) -> &str {
-    record.path.strip_prefix('/').unwrap_or(&record.path)
+    record.path().strip_prefix('/').unwrap_or_else(|| record.path())
 }
 
 /// `network.peer.address` and `network.peer.port`.
@@ -292,7 +289,10 @@ mod tests {
     use crate::{
         reason::{GrpcCode, Reason},
         snapshot::RouteId,
-        telemetry::{Direction, Record, record::sample},
+        telemetry::{
+            Direction, Record,
+            record::{head, sample},
+        },
     };
 
     fn spans(record: &Record) -> Vec<SpanData> {
@@ -312,7 +312,7 @@ mod tests {
             direction,
             grpc: false,
             protocol: "http/1.1",
-            path: "/orders".to_owned(),
+            head: head("POST", "/orders"),
             grpc_status: None,
             ..sample()
         }
@@ -381,7 +381,8 @@ mod tests {
             ("POST", None, "POST", "POST"),
             ("BREW", None, "HTTP", "_OTHER"),
         ] {
-            let record = Record { method: method.to_owned(), route, ..http(Direction::Outbound) };
+            let head = head(method, "/orders");
+            let record = Record { head, route, ..http(Direction::Outbound) };
             let spans = spans(&record);
             assert_eq!(spans[0].name, name);
             expect(&spans[0], "http.request.method", attribute);

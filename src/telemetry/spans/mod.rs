@@ -107,7 +107,7 @@ impl Spans {
     /// Queues a record's spans; never waits.
     pub(super) fn send(&self, record: &Arc<Record>) {
         if self.queue.try_send(Message::Record(Arc::clone(record))).is_err() {
-            let spans = 1 + data::attempts(record).len();
+            let spans = 1 + data::attempts(record).count();
             self.dropped.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }

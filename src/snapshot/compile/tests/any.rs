@@ -264,7 +264,7 @@ fn is_closed(
             let name = format!("{}/{}", key.namespace, key.name);
             let denies =
                 snapshot.inbound.policies.iter().any(|policy| {
-                    policy.name == name && policy.action == AuthorizationAction::Deny
+                    *policy.name == *name && policy.action == AuthorizationAction::Deny
                 });
             denies || audits || !ours || key.namespace != own.namespace
         }

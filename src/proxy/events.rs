@@ -1,0 +1,114 @@
+//! What happens on a connection, and who hears of it. No borrow is held while an event is handled, as
+//! it may write to any connection of the worker, this one included.
+
+use std::{rc::Rc, time::Instant};
+
+use super::{
+    host::{End, Refusal},
+    link::Link,
+    settings::WAITING_BYTES_MAX,
+    splice::{Head, Listener, Stream},
+    stream::{Caller, Incoming},
+    tasks::Story,
+};
+use crate::http::{ConnectionError, Event, HeaderBlock};
+
+impl Link {
+    /// Handles everything that `input`, from which it takes, and the time before it gave.
+    pub(super) fn drive(self: &Rc<Self>, input: &mut &[u8]) {
+        let now = self.hub.now();
+        loop {
+            let event = self.codec.borrow_mut().receive(input, now);
+            let Some(event) = event else { break };
+            self.handle(event, now);
+            self.hub.tasks.run();
+        }
+        if !self.codec.borrow_mut().output().is_empty() {
+            self.set_dirty();
+        }
+    }
+
+    fn handle(self: &Rc<Self>, event: Event<'_>, now: Instant) {
+        match event {
+            Event::Head { stream, head, end } => match &self.end {
+                End::Near(host) if self.hub.waiting() > WAITING_BYTES_MAX => {
+                    let refuse = |one| host.refuse(one, Refusal::Overloaded);
+                    self.begin(stream, head, end, now, refuse);
+                }
+                End::Near(host) => self.begin(stream, head, end, now, |one| host.serve(one)),
+                End::Far(_) => self.answer(stream, Head { head, end, informational: false }),
+            },
+            Event::Refused { stream, error, head } => {
+                if let End::Near(host) = &self.end {
+                    self.begin(stream, head, false, now, |one| {
+                        host.refuse(one, Refusal::Head(error))
+                    });
+                }
+            }
+            Event::Informational { stream, head } => {
+                self.answer(stream, Head { head, end: false, informational: true });
+            }
+            Event::Data { stream, data, end } => match self.stream(stream) {
+                Some(stream) => stream.data(data, end, now),
+                None => self.credit(stream, data.len()),
+            },
+            Event::Trailers { stream, trailers } => {
+                if let Some(stream) = self.stream(stream) {
+                    stream.trailers(trailers);
+                }
+            }
+            Event::Reset { stream, error } => {
+                let removed = self.streams.borrow_mut().remove(stream);
+                if let Some(stream) = removed {
+                    stream.ended(error);
+                    self.changed();
+                }
+            }
+            Event::Writable { stream } => {
+                if let Some(stream) = self.stream(stream) {
+                    stream.writable();
+                }
+            }
+            Event::Capacity => self.changed(),
+            Event::Closed(why) => {
+                self.why.set(Some(why));
+                if let End::Near(host) = &self.end
+                    && !matches!(why, ConnectionError::Eof | ConnectionError::Local)
+                {
+                    tracing::debug!(address = host.name(), %why, "a connection ended");
+                }
+                self.changed();
+            }
+        }
+    }
+
+    /// A request came.
+    fn begin(
+        self: &Rc<Self>,
+        number: u32,
+        head: HeaderBlock,
+        end: bool,
+        now: Instant,
+        told: impl FnOnce(Incoming) -> Story,
+    ) {
+        let stream = Stream::new(self, number, true, now);
+        stream.received.borrow_mut().end = end;
+        self.streams.borrow_mut().insert(number, Rc::clone(&stream));
+        let key = self.hub.tasks.reserve();
+        *stream.listener.borrow_mut() = Listener::Story(key);
+        let story = told(Incoming { head, caller: Caller::new(stream) });
+        self.hub.tasks.start(key, story);
+    }
+
+    /// A response's head came.
+    fn answer(&self, number: u32, head: Head) {
+        let Some(stream) = self.stream(number) else { return };
+        stream.received.borrow_mut().push_head(head);
+        stream.finish();
+        stream.tell();
+    }
+
+    fn stream(&self, number: u32) -> Option<Rc<Stream>> {
+        self.streams.borrow().get(number).cloned()
+    }
+}

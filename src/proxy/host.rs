@@ -1,0 +1,51 @@
+//! What a connection is told by those to whom it belongs: the requests of one that was accepted are
+//! handed to a host, one that was dialled belongs to the pool.
+
+use super::{pool::Far, stream::Incoming, tasks::Story};
+use crate::http::StreamError;
+
+/// What the requests of an accepted connection are handed to.
+pub(super) trait Host {
+    /// The story of a request.
+    fn serve(&self, incoming: Incoming) -> Story;
+
+    /// The story of a request that is not looked at.
+    fn refuse(&self, incoming: Incoming, why: Refusal) -> Story;
+
+    /// Whether the connection may go on as it is.
+    fn outlook(&self) -> Outlook;
+
+    /// Whether its peer's certificates would still be accepted.
+    fn is_trusted(&self) -> bool;
+
+    /// As in logs.
+    fn name(&self) -> &str;
+}
+
+/// Why a request is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its head could not be taken.
+    Head(StreamError),
+    /// Too much waits in this worker already.
+    Overloaded,
+}
+
+/// Whether a connection may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// As it is.
+    Stay,
+    /// It takes no new requests.
+    Retire,
+    /// Not a moment longer.
+    Cut,
+}
+
+/// Who is what on a connection.
+pub(super) enum End {
+    /// It was accepted: its peer asks.
+    Near(Box<dyn Host>),
+    /// It was dialled: its peer answers.
+    Far(Far),
+}

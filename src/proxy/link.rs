@@ -1,0 +1,475 @@
+//! One HTTP connection under way: bytes in, events, bytes out. Its task reads what is ready into the
+//! worker's shared buffer and hands every event on; what events and stories write gathers in the codec
+//! and leaves once per turn. Nothing here waits, and nothing is borrowed while an event is handled.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use super::{
+    codec::Codec,
+    host::{End, Outlook},
+    hub::Hub,
+    io::Socket,
+    settings::{LINGER_BYTES_MAX, LINGER_MAX},
+    splice::{Sent, Stream},
+    tasks::guarded,
+    window::Window,
+    wire::{Wire, Written},
+};
+use crate::http::{ConnectionError, ErrorCode, HeaderBlock, OpenError, StreamError};
+
+/// How often a connection is read from before others get their turn.
+const READS_PER_POLL: usize = 8;
+/// A larger buffer of unread bytes is not kept when it is empty.
+const LEFT_BYTES_MAX: usize = 128 * 1024;
+
+/// A connection under way.
+pub(super) struct Link {
+    pub(super) hub: Rc<Hub>,
+    pub(super) end: End,
+    pub(super) is_http2: bool,
+    pub(super) codec: RefCell<Codec>,
+    wire: RefCell<Option<Wire>>,
+    /// Bytes that the codec has not taken yet.
+    left: RefCell<Vec<u8>>,
+    pub(super) streams: RefCell<Window<Rc<Stream>>>,
+    /// Answered streams whose requests have not ended; those that have not at the end of the turn are
+    /// reset.
+    answered: RefCell<Vec<Rc<Stream>>>,
+    /// Of the connection's task.
+    waker: RefCell<Waker>,
+    /// Whether it is on the hub's list.
+    dirty: Cell<bool>,
+    /// Whether reading stopped because the codec wanted no more.
+    paused: Cell<bool>,
+    /// Whether the socket takes no more for now.
+    blocked: Cell<bool>,
+    /// Whether nothing more can be read.
+    lost: Cell<bool>,
+    /// Whether it is to end now.
+    over: Cell<bool>,
+    /// Whether it was asked to end in order.
+    draining: Cell<bool>,
+    /// Why it has ended.
+    pub(super) why: Cell<Option<ConnectionError>>,
+}
+
+impl Link {
+    /// A connection that is open; somebody has to [`Self::run`] it.
+    pub(super) fn new(hub: &Rc<Hub>, end: End, codec: Codec, wire: Wire) -> Rc<Self> {
+        let is_http2 = codec.is_http2();
+        let link = Rc::new(Self {
+            hub: Rc::clone(hub),
+            end,
+            is_http2,
+            codec: RefCell::new(codec),
+            wire: RefCell::new(Some(wire)),
+            left: RefCell::default(),
+            streams: RefCell::new(Window::new(u32::from(is_http2))),
+            answered: RefCell::default(),
+            waker: RefCell::new(Waker::noop().clone()),
+            dirty: Cell::new(false),
+            paused: Cell::new(false),
+            blocked: Cell::new(false),
+            lost: Cell::new(false),
+            over: Cell::new(false),
+            draining: Cell::new(false),
+            why: Cell::new(None),
+        });
+        hub.add(&link);
+        link
+    }
+
+    /// Reads and writes until the connection has ended.
+    pub(super) async fn run(self: Rc<Self>) {
+        let ending = Ending(Rc::clone(&self));
+        self.with(|_| {});
+        poll_fn(|cx| self.poll(cx)).await;
+        let wire = self.wire.take();
+        let heard = self.lost.get();
+        drop(ending);
+        drop(self);
+        if let Some(wire) = wire.filter(|_| !heard) {
+            linger(wire.into_socket()).await;
+        }
+    }
+
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waker.borrow().will_wake(cx.waker()) {
+            self.waker.borrow_mut().clone_from(cx.waker());
+        }
+        if self.blocked.get() {
+            self.set_dirty();
+        }
+        for _ in 0..READS_PER_POLL {
+            if self.over.get() {
+                return Poll::Ready(());
+            }
+            if self.lost.get() {
+                return Poll::Pending;
+            }
+            if !self.codec.borrow().wants_input() {
+                self.paused.set(true);
+                return Poll::Pending;
+            }
+            self.paused.set(false);
+            if self.read(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once and handles what came.
+    fn read(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buffers = self.hub.take_buffers();
+        let from = self.left.borrow().len();
+        let filled = match self.wire.borrow_mut().as_mut() {
+            Some(wire) => wire.poll_fill(cx, &mut buffers, from),
+            None => Poll::Ready(Ok(0)),
+        };
+        match filled {
+            Poll::Pending => {
+                self.hub.give_buffers(buffers);
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(length)) if length > 0 => {
+                let plain = &mut buffers.plain[..from + length];
+                plain[..from].copy_from_slice(&self.left.borrow());
+                self.left.borrow_mut().clear();
+                let mut input = &*plain;
+                self.drive(&mut input);
+                self.leave(input);
+            }
+            Poll::Ready(ended) => self.lose(ended.err()),
+        }
+        self.hub.give_buffers(buffers);
+        self.settle();
+        Poll::Ready(())
+    }
+
+    /// Keeps what the codec did not take.
+    fn leave(&self, input: &[u8]) {
+        let mut left = self.left.borrow_mut();
+        left.clear();
+        left.extend_from_slice(input);
+        if left.is_empty() && (left.capacity() > LEFT_BYTES_MAX || self.streams.borrow().len() == 0)
+        {
+            *left = Vec::new();
+        }
+    }
+
+    /// Handles what happened while nothing was read.
+    fn revive(self: &Rc<Self>) {
+        let left = self.left.take();
+        let mut input = &left[..];
+        self.drive(&mut input);
+        let taken = left.len() - input.len();
+        let mut left = left;
+        left.drain(..taken);
+        *self.left.borrow_mut() = left;
+        self.settle();
+        if self.paused.get() && self.codec.borrow().wants_input() {
+            self.wake();
+        }
+    }
+
+    /// Opens a stream on a connection that was dialled.
+    pub(super) fn open(
+        self: &Rc<Self>,
+        head: &HeaderBlock,
+        end: bool,
+    ) -> Result<Rc<Stream>, OpenError> {
+        let now = self.hub.now();
+        let number = self.with(|codec| codec.open(head, end, now))?;
+        let stream = Stream::new(self, number, false, now);
+        stream.sent.set(if end { Sent::Ended } else { Sent::Open });
+        self.streams.borrow_mut().insert(number, Rc::clone(&stream));
+        Ok(stream)
+    }
+
+    pub(super) fn respond(self: &Rc<Self>, stream: u32, head: &HeaderBlock, end: bool) {
+        self.with(|codec| codec.respond(stream, head, end));
+    }
+
+    pub(super) fn inform(self: &Rc<Self>, stream: u32, head: &HeaderBlock) {
+        self.with(|codec| codec.inform(stream, head));
+    }
+
+    pub(super) fn send(self: &Rc<Self>, stream: u32, data: &[u8], end: bool) -> usize {
+        self.with(|codec| codec.send(stream, data, end))
+    }
+
+    pub(super) fn trailers(self: &Rc<Self>, stream: u32, trailers: &HeaderBlock) {
+        self.with(|codec| codec.trailers(stream, trailers));
+    }
+
+    pub(super) fn reset(self: &Rc<Self>, stream: u32, code: ErrorCode) {
+        self.with(|codec| codec.reset(stream, code));
+    }
+
+    pub(super) fn credit(self: &Rc<Self>, stream: u32, bytes: usize) {
+        self.with(|codec| codec.credit(stream, bytes));
+        if self.paused.get() {
+            self.wake();
+        }
+    }
+
+    /// Gives back the memory of a head that was read.
+    pub(super) fn recycle(&self, block: HeaderBlock) {
+        if let Ok(mut codec) = self.codec.try_borrow_mut() {
+            codec.recycle(block);
+        }
+    }
+
+    /// Forgets a stream both of whose sides have ended.
+    pub(super) fn remove(self: &Rc<Self>, number: u32) {
+        drop(self.streams.borrow_mut().remove(number));
+        self.changed();
+        if self.draining.get() {
+            // The last one may have been waited for.
+            self.set_dirty();
+        }
+    }
+
+    /// The rest of a request is not wanted, as its response is whole. HTTP/1.1 reads and drops a bounded
+    /// rest of it; a stream is reset unless the rest comes in this turn.
+    pub(super) fn answered(self: &Rc<Self>, stream: &Rc<Stream>) {
+        if self.is_http2 {
+            self.answered.borrow_mut().push(Rc::clone(stream));
+            self.set_dirty();
+        } else if !stream.gone.replace(true) {
+            self.remove(stream.id);
+        }
+    }
+
+    /// Streams that may be opened now.
+    pub(super) fn room(&self) -> usize {
+        self.codec.borrow().room()
+    }
+
+    /// Whether no stream is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.borrow().len() == 0 && self.codec.borrow().is_idle()
+    }
+
+    /// Whether it has ended, or is about to.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get() || self.lost.get() || self.why.get().is_some()
+    }
+
+    /// Whether it was asked to end in order.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Does something with it; a panic costs this connection, and not all of the worker's.
+    pub(super) fn guarded(self: &Rc<Self>, what: impl FnOnce(&Rc<Self>)) {
+        if guarded(|| what(self)).is_none() {
+            self.over.set(true);
+            self.wake();
+        }
+    }
+
+    /// Looks at the peer's certificates again, and cuts the connection if they are not trusted any more.
+    pub(super) fn recheck(self: &Rc<Self>) {
+        let trusted = match &self.end {
+            End::Near(host) => host.is_trusted(),
+            End::Far(far) => far.is_trusted(),
+        };
+        if !trusted {
+            self.cut();
+        }
+    }
+
+    /// Asks it to end in order.
+    pub(super) fn drain(self: &Rc<Self>) {
+        if !self.draining.replace(true) {
+            let now = self.hub.now();
+            self.with(|codec| codec.drain(now));
+            self.set_dirty();
+        }
+    }
+
+    /// Ends it as if the network had.
+    pub(super) fn cut(self: &Rc<Self>) {
+        if !self.over.get() {
+            self.lose(Some(io::ErrorKind::ConnectionAborted.into()));
+        }
+    }
+
+    /// What is done about once a second.
+    pub(super) fn look_after(self: &Rc<Self>) {
+        let now = self.hub.now();
+        let outlook = match &self.end {
+            End::Near(host) => host.outlook(),
+            End::Far(far) => far.outlook(self),
+        };
+        match outlook {
+            Outlook::Stay => {}
+            Outlook::Retire => self.drain(),
+            Outlook::Cut => return self.cut(),
+        }
+        self.with(|codec| codec.tick(now));
+        self.revive();
+    }
+
+    /// The peer has ended or broken the connection.
+    fn lose(self: &Rc<Self>, error: Option<io::Error>) {
+        if self.lost.replace(true) {
+            return;
+        }
+        if let Some(error) = &error {
+            match &self.end {
+                End::Near(host) => {
+                    tracing::debug!(address = host.name(), %error, "a connection broke");
+                }
+                End::Far(far) => far.broke(error),
+            }
+        }
+        if error.is_some() {
+            self.codec.borrow_mut().broken();
+        } else {
+            self.codec.borrow_mut().eof();
+        }
+        self.revive();
+        if error.is_some() {
+            self.over.set(true);
+            self.wake();
+        }
+    }
+
+    /// Writes what is to be written.
+    pub(super) fn flush(self: &Rc<Self>) {
+        self.dirty.set(false);
+        for stream in self.answered.take() {
+            if !stream.received.borrow().end {
+                stream.reset(ErrorCode::NO_ERROR);
+            }
+        }
+        match self.write() {
+            Ok(written) => self.blocked.set(written == Written::Blocked),
+            Err(error) => {
+                self.blocked.set(false);
+                self.lose(Some(error));
+                self.over.set(true);
+                self.wake();
+            }
+        }
+        // Those that waited for room go on, and so does a request that waited for the one before it.
+        self.revive();
+    }
+
+    fn write(&self) -> io::Result<Written> {
+        let waker = self.waker.borrow();
+        let mut cx = Context::from_waker(&waker);
+        let mut wire = self.wire.borrow_mut();
+        let wire = wire.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut codec = self.codec.borrow_mut();
+        let output = codec.output();
+        let written = wire.poll_drain(&mut cx, output)?;
+        let left = output.len();
+        codec.flushed(left);
+        if left == 0 {
+            self.hub.give(std::mem::take(codec.output()));
+            if written == Written::All && codec.ends_output() {
+                wire.shut_down(&mut cx);
+            }
+        }
+        Ok(written)
+    }
+
+    /// Ends it once the codec has said its last word and that is written.
+    fn settle(&self) {
+        if self.over.get() {
+            return;
+        }
+        let mut codec = self.codec.borrow_mut();
+        let silent = codec.output().is_empty() && !self.blocked.get();
+        if silent && codec.is_closed() {
+            if let Some(wire) = self.wire.borrow_mut().as_mut() {
+                wire.say_goodbye(&mut Context::from_waker(Waker::noop()));
+            }
+            self.over.set(true);
+            self.wake();
+        }
+    }
+
+    /// Calls the codec, and notes when there is something to write.
+    fn with<T>(self: &Rc<Self>, call: impl FnOnce(&mut Codec) -> T) -> T {
+        let mut codec = self.codec.borrow_mut();
+        if self.dirty.get() {
+            return call(&mut codec);
+        }
+        if codec.output().capacity() == 0 {
+            *codec.output() = self.hub.spare();
+        }
+        let done = call(&mut codec);
+        if codec.output().is_empty() {
+            // Nothing came of it: connections without traffic hold no buffer.
+            self.hub.give(std::mem::take(codec.output()));
+        } else {
+            self.set_dirty();
+        }
+        done
+    }
+
+    pub(super) fn set_dirty(self: &Rc<Self>) {
+        if !self.dirty.replace(true) {
+            self.hub.dirty(Rc::clone(self));
+        }
+    }
+
+    fn wake(&self) {
+        self.waker.borrow().wake_by_ref();
+    }
+
+    /// Its streams have changed.
+    pub(super) fn changed(self: &Rc<Self>) {
+        if let End::Far(far) = &self.end {
+            far.changed(self);
+        }
+    }
+}
+
+/// Whatever ends a connection's task, no story waits for it afterwards.
+struct Ending(Rc<Link>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let link = &self.0;
+        link.over.set(true);
+        if link.why.get().is_none() {
+            link.why.set(Some(ConnectionError::Local));
+        }
+        let why = link.why.get().unwrap_or(ConnectionError::Local);
+        let left = link.streams.borrow_mut().take();
+        for stream in left {
+            stream.ended(StreamError::Connection(why));
+        }
+        link.changed();
+        link.hub.tasks.run();
+    }
+}
+
+/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
+/// it, and a peer that writes then sees the reset before the last frame that says why.
+pub(super) async fn linger(mut socket: Socket) {
+    let read = async {
+        socket.shutdown().await?;
+        let mut rest = socket.take(LINGER_BYTES_MAX);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    drop(timeout(LINGER_MAX, read).await);
+}
