@@ -22,7 +22,7 @@ const RESETS_PER_SECOND: u32 = 100;
 const RESETS_PER_REQUEST: u32 = 8;
 /// A cancel of a stream as old as this is no rapid reset: with the limit of streams, their rate is
 /// bounded by it.
-const RESET_EARLY: Duration = Duration::from_millis(50);
+const RESET_EARLY: Duration = Duration::from_millis(20);
 /// Resets that a peer makes this side send: MadeYouReset has to end within 200.
 const PROVOKED_MAX: u32 = 100;
 const PROVOKED_PER_SECOND: u32 = 2;
@@ -150,7 +150,7 @@ impl Budget {
 mod tests {
     use std::time::Duration;
 
-    use super::{Budget, RESETS_MAX};
+    use super::{Budget, RESET_EARLY, RESETS_MAX};
     use crate::http::ConnectionError;
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
             budget.cancelled(Duration::ZERO, false).expect("within the burst");
         }
         assert_eq!(budget.cancelled(Duration::ZERO, false), Err(ConnectionError::Abuse("resets")));
-        budget.cancelled(Duration::from_millis(50), false).expect("it was worked on");
+        budget.cancelled(RESET_EARLY, false).expect("it was worked on");
         budget.cancelled(Duration::ZERO, true).expect("it was answered");
         budget.elapse(Duration::from_millis(10));
         budget.cancelled(Duration::ZERO, false).expect("time pays for one");
