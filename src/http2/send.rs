@@ -168,11 +168,14 @@ impl Connection {
         if taken == data.len() {
             found.wait = Wait::No;
             self.budget.body();
-        } else if found.send.open() == 0 {
-            found.wait = Wait::Window;
         } else if found.wait != Wait::Queued {
-            found.wait = Wait::Queued;
-            self.waiting.push_back(stream);
+            // One that is in the queue stays there, also when its window has closed meanwhile.
+            if found.send.open() == 0 {
+                found.wait = Wait::Window;
+            } else {
+                found.wait = Wait::Queued;
+                self.waiting.push_back(stream);
+            }
         }
         if ends {
             self.sent_all(slot);
