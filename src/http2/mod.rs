@@ -175,7 +175,7 @@ impl Connection {
             lent: 0,
             flushed: 0,
             answers: 0,
-            budget: Budget::new(),
+            budget: Budget::new(config.many_callers),
             going: Going::default(),
             timers: Timers::new(now),
             over: false,

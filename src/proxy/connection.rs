@@ -296,7 +296,7 @@ pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: 
     let hub = Rc::clone(&origin.worker.hub);
     let now = hub.now();
     let codec = if spoken == Spoken::Http2 {
-        Codec::Http2(Box::new(http2::Connection::server(&http2_server(), now)))
+        Codec::Http2(Box::new(http2::Connection::server(&http2_server(proof.is_some()), now)))
     } else {
         Codec::Http1(Box::new(http1::Connection::server(&http1_server(), now)))
     };

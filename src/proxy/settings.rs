@@ -169,9 +169,10 @@ pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.
 pub(super) const EXTERNAL_CONNECT_MAX: Duration = Duration::from_secs(10);
 
-/// How HTTP/2 is spoken to those who call.
-pub(super) fn http2_server() -> http2::Config {
+/// How HTTP/2 is spoken to those who call; a sidecar carries the calls of many.
+pub(super) fn http2_server(sidecar: bool) -> http2::Config {
     http2::Config {
+        many_callers: sidecar,
         streams_max: STREAMS_MAX,
         stream_window: STREAM_WINDOW_BYTES,
         keepalive_after: Some(PING_AFTER),
@@ -183,9 +184,9 @@ pub(super) fn http2_server() -> http2::Config {
     }
 }
 
-/// How HTTP/2 is spoken to those who are called.
-pub(super) fn http2_client() -> http2::Config {
-    http2_server()
+/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels.
+pub(super) fn http2_client(sidecar: bool) -> http2::Config {
+    http2_server(sidecar)
 }
 
 /// How HTTP/1.1 is spoken to those who call.
