@@ -18,11 +18,13 @@ const CONTROL_PER_BODY_FRAME: u32 = 3;
 /// Streams that a client cancels early in one burst: below 250, where rapid reset has to end.
 const RESETS_MAX: u32 = 200;
 const RESETS_PER_SECOND: u32 = 100;
+/// Callers whose cancels a sidecar's connection carries, at most of the time.
+const CALLERS: u32 = 100;
 /// Cancels that one success pays for.
 const RESETS_PER_REQUEST: u32 = 8;
 /// A cancel of a stream as old as this is no rapid reset: with the limit of streams, their rate is
 /// bounded by it.
-const RESET_EARLY: Duration = Duration::from_millis(50);
+const RESET_EARLY: Duration = Duration::from_millis(20);
 /// Resets that a peer makes this side send: MadeYouReset has to end within 200.
 const PROVOKED_MAX: u32 = 100;
 const PROVOKED_PER_SECOND: u32 = 2;
@@ -65,6 +67,8 @@ impl Bucket {
 /// A connection's budgets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Budget {
+    /// How many callers' cancels are to be expected.
+    callers: u32,
     control: Bucket,
     resets: Bucket,
     provoked: Bucket,
@@ -73,10 +77,13 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new() -> Self {
+    /// Full ones; `many_callers` for a peer that carries the requests of many.
+    pub(super) fn new(many_callers: bool) -> Self {
+        let callers = if many_callers { CALLERS } else { 1 };
         Self {
+            callers,
             control: Bucket::new(CONTROL_MAX, "control frames"),
-            resets: Bucket::new(RESETS_MAX, "resets"),
+            resets: Bucket::new(RESETS_MAX * callers, "resets"),
             provoked: Bucket::new(PROVOKED_MAX, "stream errors"),
             excess: Bucket::new(EXCESS_MAX, "streams over the limit"),
             empty: Bucket::new(EMPTY_MAX, "empty frames"),
@@ -139,7 +146,7 @@ impl Budget {
             bucket.earn(u32::try_from(tokens).unwrap_or(u32::MAX));
         };
         earn(&mut self.control, CONTROL_PER_SECOND);
-        earn(&mut self.resets, RESETS_PER_SECOND);
+        earn(&mut self.resets, RESETS_PER_SECOND * self.callers);
         earn(&mut self.provoked, PROVOKED_PER_SECOND);
         earn(&mut self.excess, EXCESS_PER_SECOND);
         earn(&mut self.empty, EMPTY_PER_SECOND);
@@ -150,17 +157,17 @@ impl Budget {
 mod tests {
     use std::time::Duration;
 
-    use super::{Budget, RESETS_MAX};
+    use super::{Budget, RESET_EARLY, RESETS_MAX};
     use crate::http::ConnectionError;
 
     #[test]
     fn a_burst_of_early_cancels_ends_and_late_ones_do_not() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(false);
         for _ in 0..RESETS_MAX {
             budget.cancelled(Duration::ZERO, false).expect("within the burst");
         }
         assert_eq!(budget.cancelled(Duration::ZERO, false), Err(ConnectionError::Abuse("resets")));
-        budget.cancelled(Duration::from_millis(50), false).expect("it was worked on");
+        budget.cancelled(RESET_EARLY, false).expect("it was worked on");
         budget.cancelled(Duration::ZERO, true).expect("it was answered");
         budget.elapse(Duration::from_millis(10));
         budget.cancelled(Duration::ZERO, false).expect("time pays for one");
@@ -173,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_bucket_never_holds_more_than_a_burst() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(false);
         budget.elapse(Duration::from_secs(1 << 40));
         (0..1_000).for_each(|_| budget.control(1).expect("within the burst"));
         budget.control(1).expect_err("the burst is spent");

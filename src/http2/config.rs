@@ -23,9 +23,11 @@ pub struct Config {
     pub head_max: usize,
     /// The decoder's table. Default 4,096 bytes.
     pub table_max: u32,
-    /// Server: whether the peer is a sidecar that carries the requests of many callers. It has
-    /// budgets for them itself, and one caller's cancels must not cost the others their connection,
-    /// so early cancels are not counted here. Default no.
+    /// Whether the peer is a sidecar, so that the connection carries the requests of many callers.
+    /// Server: the peer has budgets for them itself, and one caller's cancels must not cost the
+    /// others their connection, so that the budget for early cancels is a hundred times as large.
+    /// Client: cancels are written at once; towards other servers, which count them more strictly,
+    /// they are spaced. Default no.
     pub many_callers: bool,
     /// Server: whether extended CONNECT (RFC 8441) is offered. Default yes.
     pub extended_connect: bool,

@@ -90,7 +90,7 @@ impl Connection {
             }
         };
         let stream = *self.streams.at(slot);
-        if self.is_server() && !self.config.many_callers {
+        if self.is_server() {
             let age = now.saturating_duration_since(stream.opened);
             self.budget.cancelled(age, stream.sending != Sending::Head)?;
         }

@@ -173,6 +173,9 @@ impl Connection {
         if self.over || self.streams.len() > 0 {
             return;
         }
+        if self.going.closes() {
+            self.release_all_cancels();
+        }
         match (self.role, self.going.peer) {
             (Role::Server, None) if self.going.last.is_some() => {
                 self.finish(ConnectionError::Local);

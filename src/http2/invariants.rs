@@ -55,11 +55,12 @@ impl Connection {
                 assert_eq!(stream.sending, Sending::Body, "{} waits to send", stream.id);
             }
         }
+        let open = self.streams.len() + self.cancels.len();
+        assert!(open <= self.config.streams_max as usize, "the limit of streams");
         assert!(held <= window.held, "what streams hold, the connection holds");
         let waiting: BTreeSet<_> = self.waiting.iter().copied().collect();
         assert_eq!(waiting.len(), self.waiting.len(), "no stream waits twice");
         assert_eq!(waiting, queued, "the queue is of those that wait");
-        assert!(self.streams.len() <= self.config.streams_max as usize, "the limit of streams");
         if partial != 0 {
             assert!(self.streams.find(partial).is_some(), "DATA of a stream that is open");
         }

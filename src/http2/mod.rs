@@ -16,7 +16,7 @@
 //! | `flow` | windows and credit |
 //! | `receive` | the loop over frames |
 //! | `data`, `head`, `control` | what each kind of frame means |
-//! | `send` | what the user writes |
+//! | `send`, `cancel` | what the user writes |
 //! | `goaway` | how a connection ends |
 //! | `timers` | what is due by time |
 //! | `validate` | which header sections are well-formed |
@@ -24,6 +24,7 @@
 //! | `check`, `invariants` | what must hold of any bytes and after any call, for fuzzers and tests |
 
 mod budget;
+mod cancel;
 mod check;
 mod config;
 mod control;
@@ -50,6 +51,7 @@ pub use send::OpenError;
 
 use self::{
     budget::Budget,
+    cancel::Cancels,
     flow::{ConnectionWindow, SendWindow, WINDOW_DEFAULT},
     frame::PREFACE,
     goaway::Going,
@@ -101,6 +103,8 @@ pub struct Connection {
     send_window: SendWindow,
     /// Bytes that may still come for streams that this side has cut.
     late: u64,
+    /// Client: resets that are still to be written.
+    cancels: Cancels,
     pending: VecDeque<Pending>,
     /// Streams that wait for the connection's window or for room in the output.
     waiting: VecDeque<u32>,
@@ -163,6 +167,7 @@ impl Connection {
             stream_window_next: VecDeque::from([config.stream_window]),
             send_window: SendWindow::new(WINDOW_DEFAULT),
             late: 0,
+            cancels: Cancels::new(now),
             pending: VecDeque::new(),
             waiting: VecDeque::new(),
             output,
@@ -170,7 +175,7 @@ impl Connection {
             lent: 0,
             flushed: 0,
             answers: 0,
-            budget: Budget::new(),
+            budget: Budget::new(config.many_callers),
             going: Going::default(),
             timers: Timers::new(now),
             over: false,

@@ -46,6 +46,9 @@ impl Connection {
         if !input.is_empty() {
             self.timers.read(now);
         }
+        if self.role == Role::Client && !self.over {
+            self.release_cancels(now);
+        }
         loop {
             if let Some(event) = self.pop() {
                 return Some(event);

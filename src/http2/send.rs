@@ -6,11 +6,11 @@ use std::{cmp::min, time::Instant};
 
 use super::{
     Connection, Role,
-    frame::{self, FrameHeader, HEADER_LEN, PAYLOAD_MAX, STREAM_MAX, flag, kind},
+    frame::{FrameHeader, HEADER_LEN, PAYLOAD_MAX, STREAM_MAX, flag, kind},
     ids::Mark,
     streams::{Method, Receiving, Sending, Stream, Wait},
 };
-use crate::http::{ErrorCode, HeaderBlock, Token};
+use crate::http::{HeaderBlock, Token};
 
 /// Output beyond which no more input is read: heads for a peer that does not read.
 const OUTPUT_PAUSE: usize = 1024 * 1024;
@@ -79,11 +79,12 @@ impl Connection {
         }
         let ids = (STREAM_MAX + 2).saturating_sub(self.streams.ids.next()) / 2;
         let streams_max = min(min(self.peer.streams_max, self.config.streams_max), ids);
-        (streams_max as usize).saturating_sub(self.streams.len())
+        (streams_max as usize).saturating_sub(self.streams.len() + self.cancels.len())
     }
 
     /// Client: opens a stream with a request's head.
     pub fn open(&mut self, head: &HeaderBlock, end: bool, now: Instant) -> Result<u32, OpenError> {
+        self.release_cancels(now);
         let id = self.streams.ids.next();
         if self.over || self.going.closes() {
             return Err(OpenError::GoingAway);
@@ -167,11 +168,14 @@ impl Connection {
         if taken == data.len() {
             found.wait = Wait::No;
             self.budget.body();
-        } else if found.send.open() == 0 {
-            found.wait = Wait::Window;
         } else if found.wait != Wait::Queued {
-            found.wait = Wait::Queued;
-            self.waiting.push_back(stream);
+            // One that is in the queue stays there, also when its window has closed meanwhile.
+            if found.send.open() == 0 {
+                found.wait = Wait::Window;
+            } else {
+                found.wait = Wait::Queued;
+                self.waiting.push_back(stream);
+            }
         }
         if ends {
             self.sent_all(slot);
@@ -251,14 +255,6 @@ impl Connection {
         if over {
             self.complete(slot);
         }
-    }
-
-    /// Ends a stream at once. Nothing is reported for it any more.
-    pub fn reset(&mut self, stream: u32, code: ErrorCode) {
-        let Some(slot) = self.streams.find(stream) else { return };
-        frame::rst_stream(&mut self.output, stream, code);
-        self.budget.cancelled_here();
-        self.cut(slot);
     }
 
     /// Removes a stream that this side has reset. What the peer may have sent before it knows is

@@ -101,6 +101,7 @@ impl Connection {
         if let Some(what) = self.overdue(now) {
             return self.fail(ConnectionError::Timeout(what));
         }
+        self.release_cancels(now);
         self.slow_readers(now);
         self.keepalive(now);
         self.drain_due(now);

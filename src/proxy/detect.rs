@@ -84,18 +84,19 @@ fn classify(first: &[u8]) -> Option<Spoken> {
     match first.get(method) {
         // An empty line before the request line is to be ignored (RFC 9112 section 2.2).
         Some(b'\r' | b'\n') if method == 0 => Some(Spoken::Http1),
-        Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => Some(request_line(first)),
+        Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) && is_request_line(first) => {
+            Some(Spoken::Http1)
+        }
         None if method <= METHOD_BYTES_MAX => None,
         _ => Some(Spoken::Other),
     }
 }
 
-/// A first line that names no version of HTTP is no request line, and an answer in HTTP/1.1 would be
-/// as strange to its sender (RFC 9113 section 3.4: a client may have tried a preface).
-fn request_line(first: &[u8]) -> Spoken {
-    let line = first.iter().position(|byte| *byte == b'\n').map(|end| &first[..end]);
-    let names_http = |line: &[u8]| line.windows(5).any(|part| part.eq_ignore_ascii_case(b"http/"));
-    if line.is_none_or(names_http) { Spoken::Http1 } else { Spoken::Other }
+/// Whether the first line, as far as it came, can be a request line: one that is whole and names no
+/// version of HTTP is of no use to answer in HTTP.
+fn is_request_line(first: &[u8]) -> bool {
+    let Some(end) = first.iter().position(|byte| *byte == b'\n') else { return true };
+    first[..end].windows(6).any(|part| part == b" HTTP/")
 }
 
 #[cfg(test)]
@@ -121,9 +122,10 @@ mod tests {
             (b"\x16\x04", Some(Spoken::Other)),
             (b"\x00\x00", Some(Spoken::Other)),
             (b"SSH-2.0\r\n", Some(Spoken::Other)),
-            (b"INVALID CONNECTION PREFACE\r\n\r\n", Some(Spoken::Other)),
             (b"INVALID CONNECTION PREF", Some(Spoken::Http1)),
             (b" GET", Some(Spoken::Other)),
+            (b"INVALID CONNECTION PREFACE\r\n", Some(Spoken::Other)),
+            (b"GET /\r\n", Some(Spoken::Other)),
             (&[b'A'; 33], Some(Spoken::Other)),
         ] {
             assert_eq!(classify(bytes), spoken, "{:?}", String::from_utf8_lossy(bytes));

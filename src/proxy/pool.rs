@@ -389,6 +389,7 @@ async fn open(
     let dialled = hub.paced(dialer.dial(&place.key.to, expected, bound)).await?;
     let Dialled { socket, tls, proof, own } = dialled;
     let not_after = proof.as_ref().map(|proof| proof.not_after);
+    let sidecar = proof.is_some();
     let far = Far {
         place: Rc::downgrade(place),
         dialer: Arc::clone(dialer),
@@ -405,7 +406,7 @@ async fn open(
     };
     let now = hub.now();
     let codec = if place.key.how.is_http2() {
-        Codec::Http2(Box::new(http2::Connection::client(&http2_client(), now)))
+        Codec::Http2(Box::new(http2::Connection::client(&http2_client(sidecar), now)))
     } else {
         let config = http1_client(place.key.how == How::Proxy);
         Codec::Http1(Box::new(http1::Connection::client(&config, now)))

@@ -185,9 +185,9 @@ pub(super) fn http2_server(sidecar: bool) -> http2::Config {
     }
 }
 
-/// How HTTP/2 is spoken to those who are called.
-pub(super) fn http2_client() -> http2::Config {
-    http2_server(false)
+/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels.
+pub(super) fn http2_client(sidecar: bool) -> http2::Config {
+    http2_server(sidecar)
 }
 
 /// How HTTP/1.1 is spoken to those who call.

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     http::{ConnectionError, ErrorCode},
-    http2::Config,
+    http2::{
+        Config,
+        frame::{FrameHeader, kind},
+    },
 };
 
 fn ready() -> Pair {
@@ -22,9 +25,10 @@ fn ready() -> Pair {
 fn five_thousand_cancels_a_second_among_successes_are_no_abuse() {
     // A fifth of the calls succeeds; the others are cancelled at once. Two seconds of it.
     let mut pair = ready();
+    let start = pair.client.now;
     for n in 0..12_000_u32 {
-        let now = pair.client.now + Duration::from_micros(160) * n;
-        (pair.server.now, pair.client.now) = (now, pair.client.now);
+        let now = start + Duration::from_micros(160) * n;
+        (pair.server.now, pair.client.now) = (now, now);
         let id = pair.client.core.open(&get(), true, now).expect("room");
         pair.run();
         if n % 6 == 0 {
@@ -42,7 +46,7 @@ fn five_thousand_cancels_a_second_among_successes_are_no_abuse() {
 
 #[test]
 fn cancels_of_calls_that_were_worked_on_are_no_abuse() {
-    // No call succeeds: all are cancelled after 50 ms, 5,000 a second.
+    // No call succeeds: all are cancelled after 50 ms, as many at a time as the limit permits.
     let mut pair = ready();
     for _ in 0..40 {
         let now = pair.client.now;
@@ -65,9 +69,11 @@ fn cancels_of_calls_that_were_worked_on_are_no_abuse() {
 fn a_storm_of_cancels_is_no_abuse_of_the_upstream_and_its_late_frames_are_none_either() {
     let mut side = Side::client(&Config::default());
     side.feed(&[settings(&[]), frame(4, 1, 0, &[])].concat());
-    let now = side.now;
     let mut late = Vec::new();
     for n in 0..10_000_u32 {
+        // 5,000 a second.
+        side.now += Duration::from_micros(200);
+        let now = side.now;
         let id = side.core.open(&get(), true, now).expect("room");
         side.core.reset(id, ErrorCode::CANCEL);
         side.take();
@@ -85,6 +91,49 @@ fn a_storm_of_cancels_is_no_abuse_of_the_upstream_and_its_late_frames_are_none_e
         }
     }
     assert_eq!(side.core.window.open + side.core.window.owed, side.core.window.size);
+}
+
+/// RST_STREAM frames in what was written.
+fn resets(mut output: &[u8]) -> usize {
+    let mut count = 0;
+    while let Some(header) = FrameHeader::parse(output) {
+        count += usize::from(header.kind == kind::RST_STREAM);
+        output = &output[9 + header.len()..];
+    }
+    count
+}
+
+#[test]
+fn cancels_of_young_requests_are_spaced_for_servers_that_count_them() {
+    for (sidecar, at_once) in [(false, 10), (true, 60)] {
+        let config = Config { many_callers: sidecar, ..Config::default() };
+        let mut side = Side::client(&config);
+        side.feed(&settings(&[(3, 100)]));
+        side.take();
+        let now = side.now;
+        for _ in 0..60 {
+            let id = side.core.open(&get(), true, now).expect("room");
+            side.core.reset(id, ErrorCode::CANCEL);
+        }
+        assert_eq!(resets(&side.take()), at_once);
+        assert_eq!((side.core.streams(), side.core.room()), (0, 100 - 60 + at_once));
+        side.now += Duration::from_millis(5);
+        side.events();
+        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 5 });
+        side.tick(Duration::from_millis(50));
+        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 45 });
+        assert_eq!(side.core.room(), 100);
+        // One whose response began was looked at.
+        let now = side.now;
+        let ids: Vec<_> =
+            (0..30).map(|_| side.core.open(&get(), true, now).expect("room")).collect();
+        side.take();
+        for id in ids {
+            side.feed(&headers(id, false, &[0x88]));
+            side.core.reset(id, ErrorCode::CANCEL);
+        }
+        assert_eq!(resets(&side.take()), 30);
+    }
 }
 
 #[test]

@@ -254,6 +254,23 @@ fn windows_move_both_ways_with_settings() {
 }
 
 #[test]
+fn a_stream_in_the_queue_stays_there_when_its_window_closes() {
+    let mut side = server();
+    side.feed(&[get(1), get(3), window(1, 1_000_000), window(3, 60_000)].concat());
+    for id in [1, 3] {
+        side.core.respond(id, &status("200"), false);
+    }
+    assert_eq!(side.core.send(1, &[0; 65_536], false), 65_535, "the connection's window");
+    assert_eq!(side.core.send(3, b"x", false), 0);
+    // 60,000 was 125,535; now it is closed.
+    side.feed(&settings(&[(4, 0)]));
+    side.core.streams.get(3).expect("open").send.take(60_000);
+    assert_eq!(side.core.send(3, b"x", false), 0);
+    side.core.check_invariants();
+    assert_eq!(side.feed(&window(0, 10)), [Seen::Writable(1), Seen::Writable(3)]);
+}
+
+#[test]
 fn a_shrunk_limit_of_streams_counts_those_that_are_open() {
     let mut side = Side::client(&Config::default());
     side.feed(&settings(&[(3, 10)]));

@@ -1,6 +1,8 @@
 //! Random sequences of calls on two cores, with the bytes between them cut anywhere: invariants hold
 //! after every step, no byte is lost or made, and in the end all credit is back.
 
+use std::time::Duration;
+
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
 
 use super::{Seen, block, pair::Pair, post, status};
@@ -203,6 +205,7 @@ impl World {
     /// All that was sent arrived, and all credit is back.
     fn settle(&mut self) {
         self.pair.piece = usize::MAX;
+        self.pair.client.tick(Duration::from_millis(50));
         self.pair.run();
         self.observe();
         for known in &self.streams {
