@@ -47,8 +47,7 @@ fn text(length: usize) -> Vec<u8> {
 
 fn body(shape: Shape) -> Body {
     let frames = |length: usize, trailers: bool| {
-        let parts: Vec<Bytes> =
-            text(length).chunks(9_999).map(|part| Bytes::copy_from_slice(part)).collect();
+        let parts: Vec<Bytes> = text(length).chunks(9_999).map(Bytes::copy_from_slice).collect();
         let mut fields = HeaderMap::new();
         fields.insert("x-sum", "1".parse().expect("a value"));
         let last = trailers.then(|| Frame::trailers(fields));
