@@ -19,6 +19,8 @@ use serde_json::Value;
 use super::bootstrap::variable;
 use crate::task::Tasks;
 
+/// Between two looks at whether there is something new to say.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// The variables of systemd's protocol; they are for this process and not for its child.
 pub const NOTIFY_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
@@ -126,6 +128,28 @@ fn send(name: &str, message: &str) -> io::Result<()> {
     };
     UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
     Ok(())
+}
+
+/// Tells systemd how it goes, if it started us, whenever `say` says something else: what `systemctl
+/// status` shows.
+pub fn start_status(tasks: &mut Tasks, say: impl Fn() -> String + Send + 'static) {
+    if variable("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    tasks.spawn("status", async move {
+        let mut ticks = tokio::time::interval(STATUS_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut said = String::new();
+        loop {
+            ticks.tick().await;
+            let now = say();
+            if now != said {
+                // One line: another would be another variable of the protocol.
+                notify(&format!("STATUS={}", now.replace(['\n', '\r'], " ")));
+                said = now;
+            }
+        }
+    });
 }
 
 /// Sends systemd a sign of life twice in the time after which it would end us, if it asks for one.

@@ -322,10 +322,10 @@ enum Manner {
 impl Manner {
     fn of(path: &str) -> Self {
         match path.rsplit('/').next().unwrap_or_default() {
-            "Subscribe" | "Watch" | "TrustBundle" => Self::Stream,
+            "Subscribe" | "Watch" | "TrustBundle" | "Diff" | "Backup" => Self::Stream,
             // Renew signs a key of the caller's: a second signature for it harms nobody.
-            "Get" | "List" | "Status" | "ListTokens" | "RevokeToken" | "Renew" | "GetAuthority"
-            | "ListCredentials" | "ListAudit" => Self::Repeatable,
+            "Get" | "List" | "Status" | "History" | "GetGuard" | "ListTokens" | "RevokeToken"
+            | "Renew" | "GetAuthority" | "ListCredentials" | "ListAudit" => Self::Repeatable,
             _ => Self::Once,
         }
     }

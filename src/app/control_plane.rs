@@ -129,6 +129,8 @@ pub async fn serve(
     tracing::info!(address = %bound, trust_domain = facts.trust_domain, "the control plane serves");
     let mut tasks = Tasks::new();
     announce::start_watchdog(&mut tasks);
+    let told = control.clone();
+    announce::start_status(&mut tasks, move || told.summary());
     let (ask, asked) = tokio::sync::oneshot::channel::<()>();
     // On the heap, because the whole of the API is in it.
     let mut serving = Box::pin(control.serve(listener, async {
@@ -156,9 +158,13 @@ pub async fn serve(
     Ok(ended?)
 }
 
-/// Nothing is read again at SIGHUP: configuration comes by the API.
+/// Nothing is read again at SIGHUP, since configuration comes by the API; but whoever asked waits
+/// until that is done.
 async fn next_end(wishes: &mut Wishes) {
-    while wishes.next().await == Wish::Reload {}
+    while wishes.next().await == Wish::Reload {
+        announce::notify_reloading();
+        announce::notify("READY=1");
+    }
 }
 
 fn open(options: &Options) -> Result<(ControlPlane, PathBuf), RoleError> {

@@ -3,14 +3,16 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use super::{
+    guard as guarded,
     manifest::{Manifest, Namespace},
     output::{self, Failure, Format, Output},
     remote::{Connected, Remote},
-    report::Report,
+    repeat,
+    report::{Concerned, Report},
     settle::settle,
     words,
 };
-use crate::resource::pb;
+use crate::resource::{ResourceKey, pb};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,6 +20,11 @@ Examples:
   outrigger apply -f routes/ -f policies/ --dry-run
   kustomize build . | outrigger apply -f - --wait --timeout 10s
   outrigger apply -f mesh.yaml --expect-revision 41 -o json
+  outrigger apply -f canary.yaml --guard 2m
+
+With --guard the control plane compares, for that long, how many calls to the services concerned fail
+with how many did before, and rolls the write back when they are more. It does so on its own: Ctrl-C
+ends this command and not the guard.
 
 Problems are shown with file, line and column. With one error among them nothing is written.";
 
@@ -47,6 +54,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = words::duration)]
     #[arg(env = "OUTRIGGER_TIMEOUT")]
     timeout: Duration,
+    /// Roll back by itself when more calls fail than before; shows both, for this long (10s to 1h)
+    #[arg(long, value_name = "DURATION", value_parser = words::duration)]
+    #[arg(env = "OUTRIGGER_GUARD", conflicts_with_all = ["dry_run", "wait"])]
+    guard: Option<Duration>,
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
@@ -70,13 +81,16 @@ async fn apply(args: Args) -> Result<ExitCode, Failure> {
         dry_run: args.dry_run || manifest.is_refused(),
         expect_revision: args.expect_revision,
         message: args.message.clone().unwrap_or_default(),
+        request_id: repeat::request_id(),
+        guard: guard_of(args.guard)?,
     };
     let answer = if manifest.is_refused() {
         // What is wrong is wrong in any case; the control plane can still say more.
         tried(&connected, request).await
     } else {
-        let answer = connected.client.config().apply(request).await;
-        Some(answer.map_err(|status| connected.failed(&status))?.into_inner())
+        let answer =
+            repeat::until_answered(async || connected.client.config().apply(request.clone()).await);
+        Some(answer.await.map_err(|status| connected.failed(&status))?.into_inner())
     };
     if let Some(answer) = &answer {
         manifest.take(&answer.problems);
@@ -87,15 +101,22 @@ async fn apply(args: Args) -> Result<ExitCode, Failure> {
         changes: answer.as_ref().map_or(&[], |answer| &answer.changes),
         revision: answer.as_ref().map(|answer| answer.revision),
         dry_run: args.dry_run,
+        concerned: answer.as_ref().map_or_else(Concerned::default, |answer| Concerned {
+            named: &answer.sidecars,
+            total: answer.sidecars_total,
+        }),
     };
     if report.is_refused() {
         let report = Report { changes: &[], ..report };
         return finish(&report, args.output.format);
     }
+    if let Some(guard) = answer.as_ref().and_then(|answer| answer.guard.clone()) {
+        return guarded::follow(&connected, &report, guard, args.output.format).await;
+    }
     if !args.wait || args.dry_run {
         return finish(&report, args.output.format);
     }
-    wait(&connected, &manifest, &report, &args).await
+    settled(&connected, &manifest.keys(), &report, args.timeout, args.output.format).await
 }
 
 /// What the control plane says of the part that could be read, and its revision; `None` when it can
@@ -111,18 +132,19 @@ async fn tried(connected: &Connected, request: pb::ApplyRequest) -> Option<pb::A
     Some(pb::ApplyResponse { revision: newest.into_inner().revision, ..Default::default() })
 }
 
-async fn wait(
+/// Says how a write ended, and waits until every sidecar runs it.
+pub(super) async fn settled(
     connected: &Connected,
-    manifest: &Manifest,
+    keys: &[ResourceKey],
     report: &Report<'_>,
-    args: &Args,
+    timeout: Duration,
+    format: Format,
 ) -> Result<ExitCode, Failure> {
-    let format = args.output.format;
     let revision = report.revision.unwrap_or_default();
     if !is_for_programs(format) {
         finish(report, format)?;
     }
-    let settled = settle(connected, revision, &manifest.keys(), args.timeout).await?;
+    let settled = settle(connected, revision, keys, timeout).await?;
     if is_for_programs(format) {
         output::note(&report.problems_text());
         let mut value = report.json();
@@ -138,7 +160,13 @@ async fn wait(
     Ok(ExitCode::FAILURE)
 }
 
-fn is_for_programs(format: Format) -> bool {
+fn guard_of(asked: Option<Duration>) -> Result<Option<prost_types::Duration>, Failure> {
+    let Some(asked) = asked else { return Ok(None) };
+    let guard = prost_types::Duration::try_from(asked);
+    guard.map(Some).map_err(|_| Failure::usage("--guard: too long"))
+}
+
+pub(super) fn is_for_programs(format: Format) -> bool {
     matches!(format, Format::Json | Format::Yaml)
 }
 

@@ -170,6 +170,10 @@ async fn rotate(args: &RotateArgs) -> Result<ExitCode, Failure> {
         time::sleep(LOOK_EVERY).await;
         now = look(args, &mut connected).await?;
     }
+    // Between two looks more than one phase may have ended.
+    if waiting.is_some_and(|(phase, _)| phase != RotationPhase::Drop) {
+        output::note("3/3 drop the old root\n");
+    }
     let took = words::latency(began.elapsed().as_secs_f64() * 1000.0);
     output::note(&format!("done in {took}\n"));
     format.print(|| text(&now), || json(&now))

@@ -7,7 +7,8 @@ use super::{
     manifest::{Manifest, Namespace},
     output::{Failure, Output},
     remote::Remote,
-    report::Report,
+    repeat,
+    report::{Concerned, Report},
     select::{self, Selection},
 };
 use crate::resource::{Problem, ResourceKey, pb};
@@ -89,6 +90,7 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
             changes: &[],
             revision: None,
             dry_run: args.dry_run,
+            concerned: Concerned::default(),
         };
         return finish(&report, args.output.format);
     }
@@ -97,9 +99,12 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
         dry_run: args.dry_run,
         expect_revision: args.expect_revision,
         message: args.message.unwrap_or_default(),
+        request_id: repeat::request_id(),
+        guard: None,
     };
-    let answer = connected.client.config().delete(request).await;
-    let answer = answer.map_err(|status| connected.failed(&status))?.into_inner();
+    let answer =
+        repeat::until_answered(async || connected.client.config().delete(request.clone()).await);
+    let answer = answer.await.map_err(|status| connected.failed(&status))?.into_inner();
     let problems: Vec<Problem> = answer.problems.iter().map(Problem::from_pb).collect();
     let report = Report {
         problems: &problems,
@@ -107,6 +112,7 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
         changes: &answer.changes,
         revision: Some(answer.revision),
         dry_run: args.dry_run,
+        concerned: Concerned { named: &answer.sidecars, total: answer.sidecars_total },
     };
     finish(&report, args.output.format)
 }

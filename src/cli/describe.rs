@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock,
-    resource::{self, ResourceKey, pb},
+    resource::{self, Kind, ResourceKey, pb},
 };
 
 const EXAMPLES: &str = "\
@@ -87,9 +87,10 @@ fn text(resource: &pb::Resource, now: SystemTime) -> String {
     text.push_str(&spec(resource));
     let Some(status) = &resource.status else { return text };
     text.push_str(&conditions(status));
+    text.push_str(&related(resource, status));
     if !status.sidecars.is_empty() {
         text.push('\n');
-        text.push_str(&sidecars(status, &metadata.resource_version));
+        text.push_str(&sidecars(status, &metadata.resource_version, now));
     }
     text
 }
@@ -127,16 +128,37 @@ fn conditions(status: &pb::Status) -> String {
     format!("\n{}", output::table(&["FOR", "CONDITION", "HOLDS", "REASON", "MESSAGE"], &[], &rows))
 }
 
-fn sidecars(status: &pb::Status, newest: &str) -> String {
+/// What holds for a service, or for which services something holds.
+fn related(resource: &pb::Resource, status: &pb::Status) -> String {
+    let names: Vec<_> = status.related.iter().filter_map(ResourceKey::from_pb).collect();
+    let (title, nothing) = match Kind::of(resource) {
+        Some(Kind::Service) => ("holds for it", "no route and no policy"),
+        Some(Kind::Workload) => ("serves", "no service"),
+        Some(Kind::Mesh) | None => return String::new(),
+        Some(_) => ("holds for", "no service"),
+    };
+    let names = match names.as_slice() {
+        [] => nothing.to_owned(),
+        names => names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    format!("\n{title}: {}\n", output::printable(&names))
+}
+
+fn sidecars(status: &pb::Status, newest: &str, now: SystemTime) -> String {
     let row = |sidecar: &pb::SidecarVersion| {
-        let runs = match sidecar.resource_version.as_str() {
-            "" => "not yet",
-            version if version == newest => "this version",
-            _ => "an older version",
+        let behind = words::time(sidecar.behind_since.as_ref())
+            .and_then(|since| now.duration_since(since).ok());
+        let runs = match (sidecar.resource_version.as_str(), behind) {
+            (version, _) if version == newest => "this version".to_owned(),
+            (version, behind) => {
+                let runs = if version.is_empty() { "not yet" } else { "an older version" };
+                let behind = behind.map(|behind| format!(", for {}", words::age(behind)));
+                format!("{runs}{}", behind.unwrap_or_default())
+            }
         };
         let refused = sidecar.refused.first();
         let refused = refused.map_or("-", |problem| problem.message.as_str());
-        vec![sidecar.workload.clone(), runs.to_owned(), refused.to_owned()]
+        vec![sidecar.workload.clone(), runs, refused.to_owned()]
     };
     let rows: Vec<_> = status.sidecars.iter().map(row).collect();
     output::table(&["SIDECAR", "RUNS", "REFUSED"], &[], &rows)
@@ -147,7 +169,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::text;
-    use crate::resource::{pb, yaml};
+    use crate::resource::{Kind, ResourceKey, pb, yaml};
 
     #[test]
     fn a_description_says_what_it_is_whether_it_holds_and_who_runs_it() {
@@ -180,8 +202,14 @@ spec:
                 .iter()
                 .map(|it| pb::Problem { message: (*it).to_owned(), ..Default::default() })
                 .collect(),
+            namespace: "shop".to_owned(),
+            behind_since: (!refused.is_empty())
+                .then_some(prost_types::Timestamp { seconds: 2788, nanos: 0 }),
         };
+        let related = ["orders", "inventory"];
+        let related = related.map(|name| ResourceKey::new(Kind::Service, "shop", name).to_pb());
         resource.status = Some(pb::Status {
+            related: related.into(),
             conditions: vec![condition],
             sidecars: vec![
                 sidecar("orders-1", "42-a", &[]),
@@ -193,9 +221,10 @@ spec:
             "TrafficPolicy shop/inventory   made 30m ago   version 42-a\n\n{written}\n\
              FOR  CONDITION   HOLDS  REASON   MESSAGE\n\
              all  Programmed  False  Refused  refused by web-1: too old\n\n\
-             SIDECAR   RUNS              REFUSED\n\
-             orders-1  this version      -\n\
-             web-1     an older version  too old\n"
+             holds for: Service shop/orders, Service shop/inventory\n\n\
+             SIDECAR   RUNS                       REFUSED\n\
+             orders-1  this version               -\n\
+             web-1     an older version, for 12s  too old\n"
         );
         let now = UNIX_EPOCH + Duration::from_secs(1000 + 1800);
         assert_eq!(text(&resource, now), expected);

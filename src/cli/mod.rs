@@ -8,6 +8,7 @@ mod apply;
 mod audit;
 mod ca;
 mod check;
+mod completions;
 mod context;
 mod control_plane;
 mod credential;
@@ -15,15 +16,21 @@ mod delete;
 mod demo;
 mod describe;
 mod dev;
+mod diff;
 mod environment;
 mod get;
+mod guard;
 mod guarded;
 mod healthcheck;
+mod history;
+mod lines;
 mod manifest;
 mod output;
 mod remote;
+mod repeat;
 mod report;
 mod role;
+mod rollback;
 mod run;
 mod select;
 mod settle;
@@ -72,6 +79,8 @@ enum Command {
     Ca(ca::Args),
     /// Find out what is wrong, from here to every sidecar
     Check(check::Args),
+    /// Print what a shell needs to complete commands and flags
+    Completions(completions::Args),
     /// List, choose or add the control planes that this user knows
     Context(context::Args),
     /// Start the control plane: configuration, certificates, registry
@@ -86,6 +95,8 @@ enum Command {
     Describe(describe::Args),
     /// Run a control plane and several services with their sidecars
     Dev(dev::Args),
+    /// Show what differs between revisions, or between the mesh and files
+    Diff(diff::Args),
     /// Print the environment that leads an application through a sidecar
     Env(environment::Args),
     /// List resources, or show some of them
@@ -96,6 +107,10 @@ enum Command {
     Guarded(guarded::Args),
     /// Ask the sidecar on this machine whether it is ready
     Healthcheck(healthcheck::Args),
+    /// Show who changed what, when and why
+    History(history::Args),
+    /// Make the configuration what it was at a revision
+    Rollback(rollback::Args),
     /// Run a command with a sidecar beside it
     Run(Box<run::Args>),
     /// Run one service of the demo's shop
@@ -160,6 +175,7 @@ impl Command {
             Self::Audit(args) => wait(audit::run(args)),
             Self::Ca(args) => wait(ca::run(args)),
             Self::Check(args) => wait(check::run(args)),
+            Self::Completions(args) => completions::run(&args, Cli::command()),
             Self::Context(args) => context::run(args),
             Self::ControlPlane(args) => control_plane::run(&args),
             Self::Credential(args) => wait(credential::run(args)),
@@ -167,10 +183,13 @@ impl Command {
             Self::Demo(args) => wait(demo::run(args)),
             Self::Describe(args) => wait(describe::run(args)),
             Self::Dev(args) => wait(dev::run(args)),
+            Self::Diff(args) => wait(diff::run(args)),
             Self::Env(args) => environment::run(&args),
             Self::Get(args) => wait(get::run(args)),
             Self::Guarded(args) => guarded::run(&args),
             Self::Healthcheck(args) => wait(healthcheck::run(args)),
+            Self::History(args) => wait(history::run(args)),
+            Self::Rollback(args) => wait(rollback::run(args)),
             Self::Run(args) => run::run(&args),
             Self::Shop(args) => shop::run(&args),
             Self::Sidecar(args) => sidecar::run(&args),

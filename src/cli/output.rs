@@ -35,12 +35,21 @@ impl Format {
         text: impl FnOnce() -> String,
         value: impl FnOnce() -> serde_json::Value,
     ) -> Result<ExitCode, Failure> {
-        match self {
-            Self::Table | Self::Wide | Self::Name => out(&text())?,
-            Self::Json => out(&json(&value()))?,
-            Self::Yaml => out(&yaml(&value())?)?,
-        }
+        out(&self.text(text, value)?)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The same, to be printed by the caller.
+    pub(super) fn text(
+        self,
+        text: impl FnOnce() -> String,
+        value: impl FnOnce() -> serde_json::Value,
+    ) -> Result<String, Failure> {
+        match self {
+            Self::Table | Self::Wide | Self::Name => Ok(text()),
+            Self::Json => Ok(json(&value())),
+            Self::Yaml => yaml(&value()),
+        }
     }
 }
 
@@ -94,6 +103,16 @@ pub(super) fn note(text: &str) {
 pub(super) fn coloured() -> bool {
     let refused = crate::app::bootstrap::variable("NO_COLOR").is_some();
     io::stdout().is_terminal() && !refused
+}
+
+/// Whether a person looks at stdout.
+pub(super) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// How wide the terminal is; `None` where stdout is none, and nothing has to fit.
+fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
 }
 
 /// `-o`, as every command that prints something takes it.
@@ -190,20 +209,58 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// A plain table: columns two spaces apart, headings in capitals, numbers to the right where
-/// `right` says so. Never wider than its content and without lines, so that `awk` reads it too.
+/// `right` says so. Never wider than its content and without lines, so that `awk` reads it too. On a
+/// terminal it is not wider than that either: the widest columns of words give way.
 pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    table_within(headings, right, rows, terminal_width())
+}
+
+/// A column of words that gives way keeps so many characters.
+const COLUMN_MIN: usize = 12;
+
+/// Takes from the widest columns that are no numbers until all fit, if they can.
+fn fit(widths: &mut [usize], right: &[usize], most: usize) {
+    let gaps = 2 * widths.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > most {
+        let words = widths.iter_mut().enumerate().filter(|(column, _)| !right.contains(column));
+        match words.map(|(_, width)| width).max().filter(|width| **width > COLUMN_MIN) {
+            Some(widest) => *widest -= 1,
+            None => return,
+        }
+    }
+}
+
+/// What does not fit ends with an ellipsis.
+fn cut(cell: &str, width: usize) -> String {
+    if cell.chars().count() <= width {
+        return cell.to_owned();
+    }
+    let kept: String = cell.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+fn table_within(
+    headings: &[&str],
+    right: &[usize],
+    rows: &[Vec<String>],
+    most: Option<usize>,
+) -> String {
     let clean = |row: &Vec<String>| row.iter().map(|cell| printable(cell)).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = rows.iter().map(clean).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    if let Some(most) = most {
+        fit(&mut widths, right, most);
+    }
     let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
     let mut text = String::new();
     for row in std::iter::once(&headings).chain(&rows) {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let cell = &cut(cell, *width);
             let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
             if column > 0 {
                 line.push_str("  ");
@@ -224,7 +281,26 @@ pub(super) fn table(headings: &[&str], right: &[usize], rows: &[Vec<String>]) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{asks_for_json, printable, table};
+    use super::{asks_for_json, printable, table, table_within};
+
+    #[test]
+    fn a_table_gives_way_to_a_narrow_terminal_and_keeps_its_numbers() {
+        let rows = [vec![
+            "inventory-with-a-long-name.shop".to_owned(),
+            "12345".to_owned(),
+            "no_endpoint 61, grpc_UNAVAILABLE 7".to_owned(),
+        ]];
+        let table = |width| table_within(&["SERVICE", "N", "REASONS"], &[1], &rows, width);
+        assert!(table(Some(200)) == table(None));
+        for width in [79, 60, 40] {
+            let text = table(Some(width));
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest.is_some_and(|widest| widest <= width), "{width}\n{text}");
+            assert!(text.contains("12345"), "{text}");
+        }
+        assert!(table(Some(40)).contains('…'));
+        assert_eq!(table(Some(1)).lines().count(), 2, "what can not fit is printed all the same");
+    }
 
     #[test]
     fn json_is_asked_for_in_every_way_that_the_parser_takes() {

@@ -16,6 +16,51 @@ pub(super) struct Report<'a> {
     /// The newest revision after the call; `None` when nobody could say it.
     pub(super) revision: Option<u64>,
     pub(super) dry_run: bool,
+    /// Whom a dry run would concern.
+    pub(super) concerned: Concerned<'a>,
+}
+
+/// The connected sidecars that a write would be told to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Concerned<'a> {
+    /// Not all of very many.
+    pub(super) named: &'a [pb::Concerned],
+    pub(super) total: u32,
+}
+
+/// Sidecars that are named on the line for people.
+const NAMED_MAX: usize = 10;
+
+impl Concerned<'_> {
+    /// `would be told to 2 sidecars: orders-1.shop, web-1.shop`
+    fn text(self) -> String {
+        let total = usize::try_from(self.total).unwrap_or(usize::MAX);
+        if total == 0 {
+            return "would be told to no sidecar that is connected now\n".to_owned();
+        }
+        let named = self.named.iter().take(NAMED_MAX);
+        let names: Vec<_> = named.map(|it| format!("{}.{}", it.workload, it.namespace)).collect();
+        let names = printable(&names.join(", "));
+        let more = match total.saturating_sub(self.named.len().min(NAMED_MAX)) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("would be told to {}: {names}{more}\n", words::count(total, "sidecar"))
+    }
+
+    fn json(self) -> serde_json::Value {
+        let one = |it: &pb::Concerned| {
+            serde_json::json!({
+                "workload": it.workload,
+                "service": it.service,
+                "namespace": it.namespace,
+            })
+        };
+        serde_json::json!({
+            "total": self.total,
+            "named": self.named.iter().map(one).collect::<Vec<_>>(),
+        })
+    }
 }
 
 impl Report<'_> {
@@ -54,10 +99,16 @@ impl Report<'_> {
         for change in self.changes {
             let name = change.resource.as_ref().map_or_else(String::new, name);
             let _ = writeln!(text, "{name} {}{suffix}", word(change.kind()));
+            for field in change.fields.iter().filter(|_| self.dry_run) {
+                let _ = writeln!(text, "  {}", printable(field));
+            }
         }
         let revision = self.revision.unwrap_or_default();
         let unchanged =
             self.changes.iter().all(|change| change.kind() == pb::ChangeKind::Unchanged);
+        if self.dry_run && !unchanged {
+            text.push_str(&self.concerned.text());
+        }
         text.push_str(&match (self.dry_run, unchanged) {
             (true, _) => format!("dry run: nothing was written; revision is {revision}\n"),
             (false, true) => format!("nothing changed; revision is {revision}\n"),
@@ -74,27 +125,32 @@ impl Report<'_> {
                 "namespace": id.namespace,
                 "name": id.name,
                 "change": word(change.kind()),
+                "fields": change.fields,
             })
         };
-        serde_json::json!({
+        let mut value = serde_json::json!({
             "refused": self.is_refused(),
             "dryRun": self.dry_run,
             "revision": self.revision,
             "changes": self.changes.iter().map(change).collect::<Vec<_>>(),
             "problems": self.problems.iter().map(problem_json).collect::<Vec<_>>(),
-        })
+        });
+        if self.dry_run {
+            value["sidecars"] = self.concerned.json();
+        }
+        value
     }
 }
 
 /// As everywhere: `GRPCRoute shop/orders`.
-fn name(id: &pb::ResourceId) -> String {
+pub(super) fn name(id: &pb::ResourceId) -> String {
     ResourceKey::from_pb(id).map_or_else(
         || printable(&format!("{} {}/{}", id.kind, id.namespace, id.name)),
         |key| key.to_string(),
     )
 }
 
-fn word(kind: pb::ChangeKind) -> &'static str {
+pub(super) fn word(kind: pb::ChangeKind) -> &'static str {
     match kind {
         pb::ChangeKind::Unspecified => "touched",
         pb::ChangeKind::Created => "created",
@@ -126,16 +182,17 @@ pub(super) fn problem_json(problem: &Problem) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use super::Report;
+    use super::{Concerned, Report};
     use crate::resource::{Kind, Problem, ResourceKey, pb};
 
     fn change(name: &str, kind: pb::ChangeKind) -> pb::Change {
         let key = ResourceKey::new(Kind::GrpcRoute, "shop", name);
-        pb::Change { resource: Some(key.to_pb()), kind: kind.into() }
+        pb::Change { resource: Some(key.to_pb()), kind: kind.into(), fields: Vec::new() }
     }
 
     fn report<'a>(problems: &'a [Problem], changes: &'a [pb::Change]) -> Report<'a> {
-        Report { problems, resources: 4, changes, revision: Some(41), dry_run: false }
+        let concerned = Concerned::default();
+        Report { problems, resources: 4, changes, revision: Some(41), dry_run: false, concerned }
     }
 
     #[test]
@@ -176,10 +233,28 @@ revision 41
         assert_eq!(report(&[], &changes).changes_text(), expected);
         let none = report(&[], &changes[2..]).changes_text();
         assert_eq!(none, "GRPCRoute shop/c unchanged\nnothing changed; revision is 41\n");
-        let dry = Report { dry_run: true, ..report(&[], &changes[..1]) }.changes_text();
-        let expected = "GRPCRoute shop/a created (dry run)\n\
-                        dry run: nothing was written; revision is 41\n";
-        assert_eq!(dry, expected);
+        let named = ["orders-1", "web-1"].map(|workload| pb::Concerned {
+            workload: workload.to_owned(),
+            namespace: "shop".to_owned(),
+            ..Default::default()
+        });
+        let mut configured = change("b", pb::ChangeKind::Configured);
+        configured.fields = vec!["spec.rules[0].backendRefs[1].weight".to_owned()];
+        let dry = Report {
+            dry_run: true,
+            concerned: Concerned { named: &named, total: 12 },
+            ..report(&[], std::slice::from_ref(&configured))
+        };
+        let expected = "\
+GRPCRoute shop/b configured (dry run)
+  spec.rules[0].backendRefs[1].weight
+would be told to 12 sidecars: orders-1.shop, web-1.shop and 10 more
+dry run: nothing was written; revision is 41
+";
+        assert_eq!(dry.changes_text(), expected);
+        let nobody = Report { concerned: Concerned::default(), ..dry };
+        let text = nobody.changes_text();
+        assert!(text.contains("\nwould be told to no sidecar that is connected now\n"), "{text}");
     }
 
     #[test]

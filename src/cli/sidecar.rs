@@ -137,6 +137,10 @@ pub(super) struct Workload {
     #[arg(long, value_name = "ZONE", env = "OUTRIGGER_ZONE", default_value = "")]
     #[arg(hide_default_value = true)]
     pub(super) zone: String,
+    /// Its share of the requests beside other workloads of the service, 0 to 1000 [default: 1]
+    #[arg(long, value_name = "N", env = "OUTRIGGER_WEIGHT")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(super) weight: Option<u32>,
     /// Its name in the mesh [default: made at the first start, and kept]
     #[arg(long, value_name = "NAME", env = "OUTRIGGER_WORKLOAD")]
     pub(super) workload: Option<String>,
@@ -176,6 +180,7 @@ impl Workload {
             advertise: self.advertise.clone(),
             labels,
             zone: self.zone.clone(),
+            weight: self.weight,
             workers: self.workers.map(usize::from),
             telemetry: TelemetryOptions::new(self.otlp.clone(), &bootstrap::variable),
             external: External::new(&bootstrap::variable),

@@ -56,6 +56,17 @@ pub(super) fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
 }
 
+/// The time of a day, in UTC: `03:04:20 UTC`; with its date when that is not `now`'s.
+pub(super) fn clock_time(at: SystemTime, now: SystemTime) -> String {
+    let text = Timestamp::from(at).to_string();
+    let (date, rest) = text.split_once('T').unwrap_or(("", text.as_str()));
+    let time = rest.get(..8).unwrap_or(rest);
+    match Timestamp::from(now).to_string().starts_with(date) {
+        true => format!("{time} UTC"),
+        false => format!("{date} {time} UTC"),
+    }
+}
+
 /// As JSON has it: `2026-11-23T12:00:00Z`; null when absent.
 pub(super) fn time_json(timestamp: Option<&Timestamp>) -> serde_json::Value {
     timestamp.map_or(serde_json::Value::Null, |timestamp| timestamp.to_string().into())
@@ -63,9 +74,17 @@ pub(super) fn time_json(timestamp: Option<&Timestamp>) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
-    use super::{age, count, latency, who};
+    use super::{age, clock_time, count, latency, who};
+
+    #[test]
+    fn a_moment_of_today_needs_no_date() {
+        let at = UNIX_EPOCH + Duration::from_secs(1_795_402_060);
+        let later = |seconds| at + Duration::from_secs(seconds);
+        assert_eq!(clock_time(at, later(60)), "02:47:40 UTC");
+        assert_eq!(clock_time(at, later(86_400)), "2026-11-23 02:47:40 UTC");
+    }
 
     #[test]
     fn a_credential_is_called_by_its_name() {

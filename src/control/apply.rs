@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    difference,
     state::Plan,
     validate,
     world::{Resources, Shelf, World},
@@ -26,6 +27,8 @@ pub(crate) struct Planned {
     pub plan: Plan,
     /// Everything that was found.
     pub problems: Vec<Problem>,
+    /// The mesh as it would be.
+    pub after: Option<World>,
 }
 
 impl Planned {
@@ -35,7 +38,7 @@ impl Planned {
     }
 
     /// Adds what the compiler says of the mesh as it would be.
-    fn validate(
+    pub(super) fn validate(
         &mut self,
         world: &World,
         trust_domain: &str,
@@ -43,9 +46,10 @@ impl Planned {
         now: prost_types::Timestamp,
     ) {
         let after = carried_out(world, &self.plan, now);
+        let after = World { trust_domain: trust_domain.into(), ..after };
         // What is wrong with a resource alone was found before, in the same words.
         let known: BTreeSet<_> = self.problems.iter().map(validate::name).collect();
-        let found = validate::problems(world, &after, trust_domain, &touched);
+        let found = validate::problems(world, &after, &touched);
         self.problems.extend(found.into_iter().filter(|it| !known.contains(&validate::name(it))));
         if let Some(more) = self.problems.len().checked_sub(PROBLEMS_MAX).filter(|more| *more > 0) {
             // The worst first, so that what is left out does not matter.
@@ -53,10 +57,12 @@ impl Planned {
             self.problems.truncate(PROBLEMS_MAX);
             self.problems.push(Problem::warning("", format!("and {more} more problems")));
         }
+        self.after = Some(after);
     }
 
-    fn change(&mut self, key: &ResourceKey, kind: pb::ChangeKind) {
-        self.plan.changes.push(pb::Change { resource: Some(key.to_pb()), kind: kind.into() });
+    fn change(&mut self, key: &ResourceKey, kind: pb::ChangeKind, fields: Vec<String>) {
+        let change = pb::Change { resource: Some(key.to_pb()), kind: kind.into(), fields };
+        self.plan.changes.push(change);
     }
 }
 
@@ -70,7 +76,7 @@ pub(crate) fn apply(
     let mut planned = Planned::default();
     let mut seen = BTreeSet::new();
     for resource in resources {
-        let resource = as_written(resource);
+        let (resource, expected) = as_written(resource);
         planned.problems.extend(resource::check(&resource));
         let Some(key) = resource::key(&resource) else { continue };
         planned.problems.extend(check_against(world, &key));
@@ -82,12 +88,19 @@ pub(crate) fn apply(
         let adopted = world.registered.contains(&key);
         match existing {
             Some(existing) if !adopted && is_same(existing, &resource) => {
-                planned.change(&key, pb::ChangeKind::Unchanged);
+                planned.change(&key, pb::ChangeKind::Unchanged, Vec::new());
                 continue;
             }
-            Some(_) => planned.change(&key, pb::ChangeKind::Configured),
-            None => planned.change(&key, pb::ChangeKind::Created),
+            Some(existing) => {
+                let created = existing.metadata.as_ref().and_then(|it| it.creation_timestamp);
+                let mut shown = resource.clone();
+                shown.metadata.get_or_insert_default().creation_timestamp = created;
+                let fields = difference::fields(existing, &shown);
+                planned.change(&key, pb::ChangeKind::Configured, fields);
+            }
+            None => planned.change(&key, pb::ChangeKind::Created, Vec::new()),
         }
+        planned.problems.extend(check_version(existing, &expected, &key));
         planned.plan.put.push(resource);
     }
     let created = planned.plan.put.iter().filter_map(resource::key);
@@ -123,7 +136,7 @@ pub(crate) fn delete(
             let problem = Problem::error("", "is alive: it goes when its sidecar does");
             planned.problems.push(problem.of(&key));
         } else if world.stored.resources.contains_key(&key) {
-            planned.change(&key, pb::ChangeKind::Deleted);
+            planned.change(&key, pb::ChangeKind::Deleted, Vec::new());
             planned.plan.delete.push(key);
         } else {
             planned.problems.push(Problem::error("", "does not exist").of(&key));
@@ -139,30 +152,51 @@ fn carried_out(world: &World, plan: &Plan, now: prost_types::Timestamp) -> World
     for key in &plan.delete {
         resources.remove(key);
     }
-    for resource in &plan.put {
+    for resource in plan.put.iter().chain(&plan.register) {
         let Some(key) = resource::key(resource) else { continue };
         let mut resource = resource.clone();
         // Of two that conflict the older one wins.
         let existing = resources.get(&key).and_then(|it| it.metadata.as_ref());
         let created = existing.and_then(|metadata| metadata.creation_timestamp);
-        resource.metadata.get_or_insert_default().creation_timestamp = Some(created.unwrap_or(now));
+        let metadata = resource.metadata.get_or_insert_default();
+        let created = metadata.creation_timestamp.or(created);
+        metadata.creation_timestamp = Some(created.unwrap_or(now));
         resources.insert(key, Arc::new(resource));
     }
     World { stored: Arc::new(Shelf::new(resources)), ..world.clone() }
 }
 
-/// Without what only the mesh writes, and with the default namespace.
-fn as_written(mut resource: pb::Resource) -> pb::Resource {
+/// Without what only the mesh writes, and with the default namespace. Also the version that the
+/// caller expects to write over; empty for any.
+fn as_written(mut resource: pb::Resource) -> (pb::Resource, String) {
     resource.status = None;
     let namespace = resource::key(&resource).map(|key| key.namespace);
     let metadata = resource.metadata.get_or_insert_default();
-    metadata.resource_version.clear();
+    let expected = std::mem::take(&mut metadata.resource_version);
     metadata.creation_timestamp = None;
     // What a Mesh says about a namespace that it can not have is said by its check.
     if let Some(namespace) = namespace.filter(|namespace| !namespace.is_empty()) {
         metadata.namespace = namespace;
     }
-    resource
+    (resource, expected)
+}
+
+/// Whoever read a resource, changed it and writes it must not write over what others wrote meanwhile.
+fn check_version(
+    existing: Option<&Arc<pb::Resource>>,
+    expected: &str,
+    key: &ResourceKey,
+) -> Option<Problem> {
+    let stored = existing.map(|existing| super::key::version(existing));
+    if expected.is_empty() || stored == Some(expected) {
+        return None;
+    }
+    let message = match stored {
+        Some(stored) => format!("was changed meanwhile: its version is {stored}"),
+        None => "was deleted meanwhile".to_owned(),
+    };
+    let problem = Problem::error("metadata.resourceVersion", message).with_value(expected);
+    Some(problem.with_hint("read it again; without a version any is written over").of(key))
 }
 
 /// What only this control plane can say about a resource.

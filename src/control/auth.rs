@@ -188,7 +188,7 @@ fn need(path: &str) -> Need {
             "Get" | "List" | "Watch" | "Status" | "History" | "Diff" | "GetGuard",
         )
         | ("outrigger.v1.AdminService", "ListTokens" | "GetAuthority") => Need::Read,
-        ("outrigger.v1.ConfigService", "Apply" | "Delete")
+        ("outrigger.v1.ConfigService", "Apply" | "Delete" | "Rollback")
         | ("outrigger.v1.AdminService", "CreateToken" | "RevokeToken") => Need::Write,
         ("outrigger.v1.AdminService", "ListCredentials" | "ListAudit") => Need::Administer(false),
         _ => Need::Administer(true),

@@ -1,14 +1,15 @@
 //! The `status` of a resource: what the mesh says of it, made when somebody asks. Conditions have
 //! Gateway API's types and reasons where it has some; `Programmed` is ours for every kind.
+//!
+//! What is wrong with a resource is not found here: it is what the compiler says, which is also what
+//! an Apply answers and what a sidecar runs by. Here that becomes conditions, by the field that it is
+//! about.
 
 use std::sync::Arc;
 
-use super::{fleet::Session, key, refs, world::World};
+use super::{fleet::Session, key, refs, related, state::pb_time, world::World};
 use crate::{
-    resource::{
-        Kind, ResourceKey,
-        pb::{self, resource::Spec},
-    },
+    resource::{Kind, Problem, ResourceKey, pb},
     units::ServiceName,
 };
 
@@ -19,15 +20,19 @@ pub(crate) fn with_status(
     at: &ResourceKey,
     resource: &pb::Resource,
 ) -> pb::Resource {
+    let problems = world.problems();
+    let problems = problems.get(at).map_or(&[][..], Vec::as_slice);
     let mut status = pb::Status {
-        parents: parents(world, at, resource),
-        ancestors: ancestors(world, at, resource),
+        parents: parents(at, resource, problems),
+        ancestors: ancestors(at, resource, problems),
+        related: related::of(world, at, resource).iter().map(ResourceKey::to_pb).collect(),
         ..Default::default()
     };
-    status.conditions.push(accepted(&status));
+    status.conditions.push(accepted(&status, problems));
     if key::is_route(at) {
-        status.conditions.push(resolved(world, at, resource));
+        status.conditions.push(resolved(resource, problems));
     }
+    status.conditions.extend(partly(problems));
     status.conditions.push(programmed(world, sessions, at, &mut status.sidecars));
     pb::Resource { status: Some(status), ..resource.clone() }
 }
@@ -47,8 +52,27 @@ fn condition(kind: &str, holds: Option<bool>, reason: &str, message: String) -> 
     }
 }
 
-/// Of the resource as a whole: accepted when it is by every parent and target.
-fn accepted(status: &pb::Status) -> pb::Condition {
+/// A problem as the condition that it makes false: reason and message.
+fn said(problem: &Problem, or: &'static str) -> (String, String) {
+    match problem.message.split_once(": ") {
+        Some((reason, message)) if reason.bytes().all(|b| b.is_ascii_alphabetic()) => {
+            (reason.to_owned(), message.to_owned())
+        }
+        _ => (or.to_owned(), problem.message.clone()),
+    }
+}
+
+/// The first problem with one field.
+fn with_field<'a>(problems: &'a [Problem], field: &str) -> Option<&'a Problem> {
+    problems.iter().find(|problem| problem.field == field)
+}
+
+/// Of the resource as a whole: accepted when it compiles and is by every parent and target.
+fn accepted(status: &pb::Status, problems: &[Problem]) -> pb::Condition {
+    if let Some(error) = problems.iter().find(|problem| problem.is_error()) {
+        let message = format!("{}: {}", error.field, error.message);
+        return condition("Accepted", Some(false), "Invalid", message);
+    }
     let of = status.parents.iter().chain(&status.ancestors);
     let refused = of
         .flat_map(|parent| &parent.conditions)
@@ -56,126 +80,80 @@ fn accepted(status: &pb::Status) -> pb::Condition {
     refused.cloned().unwrap_or_else(|| condition("Accepted", Some(true), "Accepted", String::new()))
 }
 
-fn parents(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb::ParentStatus> {
-    refs::parents(resource)
-        .into_iter()
-        .map(|parent| {
-            let service = key::of_service(&parent.service);
-            let verdict = match missing(world, &parent.service, parent.port) {
-                None => conflict(world, at, &parent),
-                Some(message) => condition("Accepted", Some(false), "NoMatchingParent", message),
-            };
-            pb::ParentStatus {
-                parent: Some(service.to_pb()),
-                conditions: vec![verdict, resolved(world, at, resource)],
-            }
-        })
-        .collect()
-}
-
-/// A GRPCRoute beats an HTTPRoute on one service and port, for the same callers (Gateway API).
-fn conflict(world: &World, at: &ResourceKey, parent: &refs::Parent) -> pb::Condition {
-    let service = key::of_service(&parent.service);
-    let is_producer = |route: &ResourceKey| route.namespace == parent.service.namespace;
-    let winner = world.attached(&service).iter().find(|other| {
-        let callers = other.namespace == at.namespace || is_producer(other) && is_producer(at);
-        key::is(at, Kind::HttpRoute)
-            && key::is(other, Kind::GrpcRoute)
-            && callers
-            && world.get(other).is_some_and(|route| {
-                refs::parents(route).iter().any(|its| {
-                    let overlap =
-                        its.port.is_none() || parent.port.is_none() || its.port == parent.port;
-                    its.service == parent.service && overlap
-                })
-            })
-    });
-    match winner {
+/// By whoever is referred to in this field.
+fn accepted_by(problems: &[Problem], field: &str, or: &'static str) -> pb::Condition {
+    match with_field(problems, field).map(|problem| said(problem, or)) {
         None => condition("Accepted", Some(true), "Accepted", String::new()),
-        Some(winner) => {
-            let message = format!("{winner} has the same parent and goes before it");
-            condition("Accepted", Some(false), "Conflicted", message)
+        Some((reason, message)) => condition("Accepted", Some(false), &reason, message),
+    }
+}
+
+fn parents(
+    at: &ResourceKey,
+    resource: &pb::Resource,
+    problems: &[Problem],
+) -> Vec<pb::ParentStatus> {
+    let parents = refs::parent_refs(resource).iter().enumerate();
+    let status = parents.map(|(index, parent)| {
+        let namespace = parent.namespace.as_str();
+        let namespace = if namespace.is_empty() { &at.namespace } else { namespace };
+        let field = format!("spec.parentRefs[{index}]");
+        let accepted = accepted_by(problems, &field, "NoMatchingParent");
+        pb::ParentStatus {
+            parent: Some(key::of_service(&ServiceName::new(&*parent.name, namespace)).to_pb()),
+            conditions: vec![accepted, resolved(resource, problems)],
+        }
+    });
+    status.collect()
+}
+
+fn resolved(resource: &pb::Resource, problems: &[Problem]) -> pb::Condition {
+    let no = |reason: &str, message| condition("ResolvedRefs", Some(false), reason, message);
+    // That is said when the resource is written, of the resource alone.
+    let kinds = refs::backend_refs(resource).into_iter().filter_map(|it| it.kind.as_deref());
+    if let Some(kind) = kinds.into_iter().find(|kind| *kind != Kind::Service.name()) {
+        return no("InvalidKind", format!("a backend of kind {kind} can not be used"));
+    }
+    match problems.iter().find(|problem| problem.field.contains(".backendRefs[")) {
+        None => condition("ResolvedRefs", Some(true), "ResolvedRefs", String::new()),
+        Some(problem) => {
+            let (reason, message) = said(problem, "BackendNotFound");
+            no(&reason, message)
         }
     }
 }
 
-fn resolved(world: &World, at: &ResourceKey, resource: &pb::Resource) -> pb::Condition {
-    let no =
-        |reason: &str, message: String| condition("ResolvedRefs", Some(false), reason, message);
-    for backend in refs::backend_refs(resource) {
-        let kind = backend.kind.as_deref().unwrap_or_else(|| Kind::Service.name());
-        if kind != Kind::Service.name() {
-            return no("InvalidKind", format!("a backend of kind {kind} can not be used"));
-        }
-        let namespace =
-            if backend.namespace.is_empty() { &at.namespace } else { &backend.namespace };
-        let name = ServiceName::new(&backend.name, namespace);
-        if let Some(message) = missing(world, &name, backend.port) {
-            return no("BackendNotFound", message);
-        }
-    }
-    condition("ResolvedRefs", Some(true), "ResolvedRefs", String::new())
+fn ancestors(
+    at: &ResourceKey,
+    resource: &pb::Resource,
+    problems: &[Problem],
+) -> Vec<pb::ParentStatus> {
+    let targets = refs::target_refs(resource).iter().enumerate();
+    let status = targets.map(|(index, target)| {
+        let parent = pb::ResourceId {
+            kind: target.kind.clone(),
+            namespace: at.namespace.clone(),
+            name: target.name.clone(),
+        };
+        let field = format!("spec.targetRefs[{index}]");
+        let accepted = accepted_by(problems, &field, "TargetNotFound");
+        pb::ParentStatus { parent: Some(parent), conditions: vec![accepted] }
+    });
+    status.collect()
 }
 
-/// What is not there of a service and a port of it. A service that names no ports has any.
-fn missing(world: &World, name: &ServiceName, port: Option<u32>) -> Option<String> {
-    if !world.has_service(name) {
-        return Some(format!("there is no service {name}"));
-    }
-    let Some(Spec::Service(service)) = &world.get(&key::of_service(name))?.spec else {
-        return None;
+/// What of a resource does nothing though the rest of it holds: a rule that is never reached, a field
+/// that an older policy says for the same target.
+fn partly(problems: &[Problem]) -> Option<pb::Condition> {
+    let whole = |field: &str| {
+        ["spec.parentRefs[", "spec.targetRefs["].iter().any(|whose| field.starts_with(whose))
+            || field.contains(".backendRefs[")
     };
-    let absent =
-        |port: &u32| !service.ports.is_empty() && service.ports.iter().all(|it| it.port != *port);
-    port.filter(absent).map(|port| format!("the service {name} has no port {port}"))
-}
-
-fn ancestors(world: &World, at: &ResourceKey, resource: &pb::Resource) -> Vec<pb::ParentStatus> {
-    refs::target_refs(resource)
-        .iter()
-        .map(|target| {
-            let found = Kind::from_name(&target.kind)
-                .map(|kind| ResourceKey::new(kind, &at.namespace, &*target.name))
-                .filter(|target| is_there(world, target));
-            let verdict = match &found {
-                None => {
-                    let (kind, name, space) = (&target.kind, &target.name, &at.namespace);
-                    let message = format!("there is no {kind} {space}/{name}");
-                    condition("Accepted", Some(false), "TargetNotFound", message)
-                }
-                Some(key) if !has_section(world, key, &target.section_name) => {
-                    let message = format!("{key} has no rule named {}", target.section_name);
-                    condition("Accepted", Some(false), "TargetNotFound", message)
-                }
-                Some(_) => condition("Accepted", Some(true), "Accepted", String::new()),
-            };
-            let parent = pb::ResourceId {
-                kind: target.kind.clone(),
-                namespace: at.namespace.clone(),
-                name: target.name.clone(),
-            };
-            pb::ParentStatus { parent: Some(parent), conditions: vec![verdict] }
-        })
-        .collect()
-}
-
-/// A service is there with its first workload, as the compiler sees it.
-fn is_there(world: &World, target: &ResourceKey) -> bool {
-    world.get(target).is_some()
-        || key::is(target, Kind::Service)
-            && world.has_service(&ServiceName::new(&*target.name, &*target.namespace))
-}
-
-/// Whether a route has a rule of that name; no name means the whole target.
-fn has_section(world: &World, target: &ResourceKey, section: &str) -> bool {
-    if section.is_empty() {
-        return true;
-    }
-    match world.get(target).and_then(|target| target.spec.as_ref()) {
-        Some(Spec::HttpRoute(route)) => route.rules.iter().any(|rule| rule.name == section),
-        Some(Spec::GrpcRoute(route)) => route.rules.iter().any(|rule| rule.name == section),
-        _ => false,
-    }
+    let mut lost = problems.iter().filter(|it| !it.is_error() && !whole(&it.field)).peekable();
+    let (reason, _) = said(lost.peek()?, "NeverMatches");
+    let texts: Vec<_> =
+        lost.map(|problem| format!("{}: {}", problem.field, said(problem, "").1)).collect();
+    Some(condition("PartiallyInvalid", Some(true), &reason, some(&texts)))
 }
 
 fn programmed(
@@ -195,12 +173,15 @@ fn programmed(
             }
             continue;
         };
+        let current = world.get(at).is_none_or(|it| key::version(it) == entry.sent);
+        let behind = !(current && entry.is_running());
         sidecars.push(pb::SidecarVersion {
             workload: workload.clone(),
+            namespace: session.key.namespace.clone(),
             resource_version: entry.running.clone(),
             refused: entry.refused.clone().unwrap_or_default(),
+            behind_since: progress.behind_since.filter(|_| behind).map(pb_time),
         });
-        let current = world.get(at).is_none_or(|it| key::version(it) == entry.sent);
         if let Some(problems) = &entry.refused {
             let why = problems.first().map_or("", |problem| &problem.message);
             refused.push(format!("{workload}: {why}"));

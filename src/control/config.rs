@@ -1,148 +1,55 @@
-//! `ConfigService`: what people and programs configure the mesh with. A write is planned against the
-//! newest world, validated with the compiler and stored as one transaction, all under the writer's
-//! lock; reads load the current world and never wait.
+//! `ConfigService`: what people and programs configure the mesh with. How a write is made is
+//! [`super::write`]'s; reads load the current world, or read the log beside the writers, and never
+//! wait for one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    apply::{self, Planned},
-    auth, conditions, error,
+    apply, auth, conditions, error,
     filter::Filter,
     fleet::Fleet,
-    list,
-    metrics::Metrics,
-    state::{State, Writer, pb_time},
+    guard, list, log, rollback,
+    state::{State, pb_time},
     status,
     trust::Tenure,
     watch,
     world::World,
+    write::{self, Writing, Written},
 };
 use crate::{
     resource::{
-        self, Kind, Problem, ResourceKey,
+        self, Kind, ResourceKey,
         pb::{self, config_service_server::ConfigService},
     },
     task,
 };
 
-/// Resources in one write.
-const WRITE_MAX: usize = 10_000;
-/// Bytes of the message that is kept with a revision.
-const MESSAGE_BYTES_MAX: usize = 1024;
 /// `Watch` streams at once.
 pub(super) const WATCHES_MAX: usize = 256;
+/// Messages of a difference that wait for their reader.
+const DIFF_QUEUE: usize = 16;
+/// How long the reader of a difference may take.
+const DIFF_TIME_MAX: Duration = Duration::from_mins(2);
 
 /// The service.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub state: Arc<State>,
     pub fleet: Arc<Fleet>,
-    pub metrics: Arc<Metrics>,
     pub facts: status::Facts,
     /// Places for [`WATCHES_MAX`] streams.
     pub watches: Arc<Semaphore>,
     /// Cancelled when the control plane ends.
     pub ending: CancellationToken,
-}
-
-/// How a write is to be made.
-struct Writing {
-    dry_run: bool,
-    expect_revision: Option<u64>,
-    by: String,
-    message: String,
-}
-
-/// What became of a write.
-struct Written {
-    revision: u64,
-    problems: Vec<pb::Problem>,
-    changes: Vec<pb::Change>,
-}
-
-impl Config {
-    async fn write(
-        &self,
-        writing: Writing,
-        plan: impl FnOnce(&World, &State) -> Planned + Send + 'static,
-    ) -> Result<Written, Status> {
-        if writing.message.len() > MESSAGE_BYTES_MAX {
-            let what = format!("has more than {MESSAGE_BYTES_MAX} bytes");
-            return Err(error::invalid("message", what));
-        }
-        let (fleet, metrics) = (Arc::clone(&self.fleet), Arc::clone(&self.metrics));
-        self.state
-            .write(move |state, writer| {
-                let world = state.world();
-                check_expected(&world, writing.expect_revision)?;
-                let planned = plan(&world, state);
-                let written = carry_out(state, writer, &fleet, planned, &writing)?;
-                for took in fleet.rolled_out(Instant::now()) {
-                    metrics.propagated(took);
-                }
-                Ok(written)
-            })
-            .await
-    }
-}
-
-fn check_expected(world: &World, expected: Option<u64>) -> Result<(), Status> {
-    let newest = world.revision;
-    match expected {
-        Some(expected) if expected != newest => Err(error::refused(
-            Code::Aborted,
-            "REVISION",
-            format!("the newest revision is {newest}, not {expected}; look again at what changed"),
-            &[("newest", newest.to_string()), ("expected", expected.to_string())],
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn carry_out(
-    state: &State,
-    writer: &mut Writer,
-    fleet: &Fleet,
-    planned: Planned,
-    writing: &Writing,
-) -> Result<Written, Status> {
-    let before = state.world().revision;
-    let refused = planned.is_refused();
-    let problems = planned.problems.iter().map(Problem::to_pb).collect();
-    let changes = planned.plan.changes.clone();
-    if refused || writing.dry_run {
-        return Ok(Written { revision: before, problems, changes });
-    }
-    let began = Instant::now();
-    let revision = state
-        .commit(writer, planned.plan, &writing.by, &writing.message)
-        .map_err(|error| error::store(&error))?;
-    if revision > before {
-        fleet.wrote(revision, began);
-        tracing::info!(
-            revision,
-            by = writing.by,
-            message = writing.message,
-            "configuration written"
-        );
-    }
-    Ok(Written { revision, problems, changes })
-}
-
-fn check_count(field: &str, count: usize) -> Result<(), Status> {
-    if count > WRITE_MAX {
-        return Err(error::invalid(field, format!("more than {WRITE_MAX} at once")));
-    }
-    Ok(())
 }
 
 fn key_of(id: Option<&pb::ResourceId>) -> Result<ResourceKey, Status> {
@@ -158,9 +65,17 @@ fn now_pb(state: &State) -> prost_types::Timestamp {
     pb_time(state.now())
 }
 
+/// Off the asynchronous runtime.
+async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    spawn_blocking(what).await.unwrap_or_else(|_| Err(error::internal("a call panicked")))
+}
+
 #[tonic::async_trait]
 impl ConfigService for Config {
     type WatchStream = ReceiverStream<Result<pb::WatchResponse, Status>>;
+    type DiffStream = ReceiverStream<Result<pb::DiffResponse, Status>>;
 
     async fn apply(
         &self,
@@ -168,15 +83,44 @@ impl ConfigService for Config {
     ) -> Result<Response<pb::ApplyResponse>, Status> {
         auth::check_write(&request, request.get_ref().resources.iter().filter_map(resource::key))?;
         let by = auth::principal(&request)?.name().to_owned();
-        let pb::ApplyRequest { resources, dry_run, expect_revision, message } =
+        let pb::ApplyRequest { resources, dry_run, expect_revision, message, request_id, guard } =
             request.into_inner();
-        check_count("resources", resources.len())?;
-        let writing = Writing { dry_run, expect_revision, by, message };
-        let plan = move |world: &World, state: &State| {
-            apply::apply(world, state.trust_domain(), resources, now_pb(state))
+        write::check_count("resources", resources.len())?;
+        let guard = guard::duration(guard)?;
+        let how = format!("{expect_revision:?} {message:?} {guard:?}");
+        let (resources, asked_sha256) = if request_id.is_empty() {
+            (resources, Vec::new())
+        } else {
+            blocking(move || {
+                let asked = write::asked_to_write(&resources, &how);
+                Ok((resources, asked))
+            })
+            .await?
         };
-        let Written { revision, problems, changes } = self.write(writing, plan).await?;
-        Ok(Response::new(pb::ApplyResponse { revision, problems, changes }))
+        let writing = Writing {
+            dry_run,
+            expect_revision,
+            by,
+            message,
+            request_id,
+            asked_sha256,
+            guard,
+            rollback_to: None,
+        };
+        let plan = move |world: &World, state: &State| {
+            Ok(apply::apply(world, state.trust_domain(), resources, now_pb(state)))
+        };
+        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, guard } =
+            write::write(self, writing, plan).await?;
+        Ok(Response::new(pb::ApplyResponse {
+            revision,
+            problems,
+            changes,
+            sidecars,
+            sidecars_total,
+            repeated_request: repeated,
+            guard,
+        }))
     }
 
     async fn get(
@@ -211,15 +155,131 @@ impl ConfigService for Config {
         let keys = request.get_ref().resources.iter().filter_map(ResourceKey::from_pb);
         auth::check_write(&request, keys)?;
         let by = auth::principal(&request)?.name().to_owned();
-        let pb::DeleteRequest { resources, dry_run, expect_revision, message } =
+        let pb::DeleteRequest { resources, dry_run, expect_revision, message, request_id, guard } =
             request.into_inner();
-        check_count("resources", resources.len())?;
-        let writing = Writing { dry_run, expect_revision, by, message };
-        let plan = move |world: &World, state: &State| {
-            apply::delete(world, state.trust_domain(), &resources, now_pb(state))
+        write::check_count("resources", resources.len())?;
+        let guard = guard::duration(guard)?;
+        let how = format!("{expect_revision:?} {message:?} {guard:?}");
+        let writing = Writing {
+            dry_run,
+            expect_revision,
+            by,
+            message,
+            request_id,
+            asked_sha256: write::asked_to_delete(&resources, &how),
+            guard,
+            rollback_to: None,
         };
-        let Written { revision, problems, changes } = self.write(writing, plan).await?;
-        Ok(Response::new(pb::DeleteResponse { revision, problems, changes }))
+        let plan = move |world: &World, state: &State| {
+            Ok(apply::delete(world, state.trust_domain(), &resources, now_pb(state)))
+        };
+        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, guard } =
+            write::write(self, writing, plan).await?;
+        Ok(Response::new(pb::DeleteResponse {
+            revision,
+            problems,
+            changes,
+            sidecars,
+            sidecars_total,
+            repeated_request: repeated,
+            guard,
+        }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<pb::HistoryRequest>,
+    ) -> Result<Response<pb::HistoryResponse>, Status> {
+        let (state, request) = (Arc::clone(&self.state), request.into_inner());
+        blocking(move || log::history(&state, &request)).await.map(Response::new)
+    }
+
+    async fn diff(
+        &self,
+        request: Request<pb::DiffRequest>,
+    ) -> Result<Response<Self::DiffStream>, Status> {
+        let pb::DiffRequest { from_revision, to_revision, resources } = request.into_inner();
+        write::check_count("resources", resources.len())?;
+        if !resources.is_empty() && (from_revision.is_some() || to_revision.is_some()) {
+            return Err(error::invalid("resources", "are compared with the newest revision only"));
+        }
+        let Ok(place) = Arc::clone(&self.watches).try_acquire_owned() else {
+            return Err(Status::resource_exhausted("too many streams already"));
+        };
+        let state = Arc::clone(&self.state);
+        let difference = blocking(move || {
+            if resources.is_empty() {
+                log::Difference::of_revisions(&state, from_revision, to_revision)
+            } else {
+                Ok(log::Difference::of_resources(&state, resources))
+            }
+        })
+        .await?;
+        let (sender, receiver) = mpsc::channel(DIFF_QUEUE);
+        let _detached = task::spawn("diff", async move {
+            // A reader that takes longer sees its stream end in the middle, with this.
+            if timeout(DIFF_TIME_MAX, difference.tell(sender.clone())).await.is_err() {
+                let late = Status::deadline_exceeded("the difference was not read in time");
+                let _told = sender.try_send(Err(late));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<pb::RollbackRequest>,
+    ) -> Result<Response<pb::RollbackResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let (by, grant) = (principal.name().to_owned(), Arc::clone(principal.grant()?));
+        let pb::RollbackRequest { revision: to, dry_run, expect_revision, message, request_id } =
+            request.into_inner();
+        let how = format!("rollback {to} {expect_revision:?} {message:?}");
+        let default = || format!("rollback to {to}");
+        let writing = Writing {
+            dry_run,
+            expect_revision,
+            by,
+            message: if message.is_empty() { default() } else { message },
+            request_id,
+            asked_sha256: write::asked_to_delete(&[], &how),
+            guard: None,
+            rollback_to: Some(to),
+        };
+        let plan = move |world: &World, state: &State| {
+            let failed = |failure| error::store(&failure);
+            match state.store().past(to).map_err(failed)? {
+                Some(past) => {
+                    let planned = rollback::plan(world, state.trust_domain(), &past, now_pb(state));
+                    let mut changed =
+                        planned.plan.changes.iter().filter_map(|it| it.resource.as_ref());
+                    changed.try_for_each(|id| grant.check_write(&id.namespace))?;
+                    Ok(planned)
+                }
+                None => {
+                    let reach = state.store().reach().map_err(failed)?;
+                    Err(log::unreachable(to, reach, world.revision))
+                }
+            }
+        };
+        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, .. } =
+            write::write(self, writing, plan).await?;
+        Ok(Response::new(pb::RollbackResponse {
+            revision,
+            problems,
+            changes,
+            sidecars,
+            sidecars_total,
+            repeated_request: repeated,
+        }))
+    }
+
+    async fn get_guard(
+        &self,
+        request: Request<pb::GetGuardRequest>,
+    ) -> Result<Response<pb::Guard>, Status> {
+        log::guard(&self.state, request.into_inner().revision).map(Response::new)
     }
 
     async fn watch(
@@ -227,14 +287,18 @@ impl ConfigService for Config {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let tenure = Tenure::of(&request)?;
-        let pb::WatchRequest { kinds, namespace, selector } = request.into_inner();
+        let pb::WatchRequest { kinds, namespace, selector, from_revision, store } =
+            request.into_inner();
         let filter = Filter::parse(&kinds, namespace, &selector)?;
         let Ok(place) = Arc::clone(&self.watches).try_acquire_owned() else {
             let message = format!("there are {WATCHES_MAX} Watch streams already");
             return Err(Status::resource_exhausted(message));
         };
         let (sender, receiver) = mpsc::channel(1);
-        let watch = watch::Watch::new(&self.state, &self.fleet, filter, sender);
+        let mut watch = watch::Watch::new(&self.state, &self.fleet, filter, sender);
+        if let Some(revision) = from_revision {
+            watch = blocking(move || watch.resume(revision, &store).map(|()| watch)).await?;
+        }
         let ending = self.ending.clone();
         let _detached = task::spawn("watch", async move {
             watch.run(tenure.over(), ending).await;

@@ -114,6 +114,11 @@ impl Ledger {
         self.entries.iter()
     }
 
+    /// Whether the sidecar has said of all that it was sent that it runs it or refuses it.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.entries.values().all(|entry| entry.is_running() || entry.refused.is_some())
+    }
+
     /// Whether the sidecar runs all that it was sent.
     pub(crate) fn is_settled(&self) -> bool {
         self.entries.values().all(Entry::is_running)

@@ -28,7 +28,9 @@ use super::{
     scope::{Viewer, scope},
     stand_in,
     state::State,
+    trail::Interest,
     trust::Tenure,
+    world::World,
 };
 use crate::{
     resource::{
@@ -46,9 +48,10 @@ use crate::{
 const HELLO_MAX: Duration = Duration::from_secs(10);
 /// Changes of the mesh that come within this time are told at once.
 const BATCH: Duration = Duration::from_millis(10);
-/// So much later for each connected sidecar: where a thousand connect at once, each of them looks
-/// five times a second and not a hundred.
-const BATCH_EACH: Duration = Duration::from_micros(200);
+/// So much time for each connected sidecar lies between two looks of one at what concerns it: where
+/// a thousand connect at once, each of them looks five times a second and not a hundred. The first
+/// look after a while waits for nothing but [`BATCH`].
+const BETWEEN_EACH: Duration = Duration::from_micros(200);
 /// How long the reason for a stream's end waits for a slow sidecar.
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 /// Services that one sidecar may use.
@@ -201,6 +204,8 @@ impl Start {
             namespaces: None,
             outgoing: VecDeque::new(),
             due: Some(Instant::now()),
+            seen: None,
+            looked_at: None,
         };
         for subscription in hello.subscriptions {
             stream.subscribe(subscription)?;
@@ -237,6 +242,11 @@ struct Stream {
     outgoing: VecDeque<pb::SubscribeResponse>,
     /// When to look for a difference.
     due: Option<Instant>,
+    /// The generation of the world that was looked at, and on what the result depends; `None` when
+    /// it has to be looked at again whatever changed.
+    seen: Option<(u64, Interest)>,
+    /// When that was.
+    looked_at: Option<Instant>,
     worlds: watch::Receiver<u64>,
 }
 
@@ -266,10 +276,11 @@ impl Stream {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.look_within(BATCH + BATCH_EACH * self.fleet.count());
+                    self.look_within(BATCH);
                 }
                 () = sleep_until(self.grace_until), if in_grace => {
                     self.kept.clear();
+                    self.seen = None;
                     self.look_within(Duration::ZERO);
                 }
             }
@@ -289,6 +300,7 @@ impl Stream {
                 let name = ServiceName::new(service.name, refs::or_default(&service.namespace));
                 self.viewer.uses.remove(&name);
                 self.answered.remove(&name);
+                self.seen = None;
                 self.look_within(BATCH);
             }
             Some(Message::Ack(ack)) => self.acknowledge(ack),
@@ -314,12 +326,13 @@ impl Stream {
         // Asked again, it is answered again.
         self.answered.remove(&name);
         self.viewer.uses.insert(name);
+        self.seen = None;
         self.look_within(Duration::ZERO);
         Ok(())
     }
 
     fn acknowledge(&self, ack: pb::Ack) {
-        let settled = {
+        let answered = {
             let mut progress = self.seat.session().progress();
             for held in ack.resources {
                 let Some(key) = held.resource.as_ref().and_then(ResourceKey::from_pb) else {
@@ -335,16 +348,15 @@ impl Stream {
                     }
                 }
             }
-            progress.settle();
-            progress.ledger.is_settled()
+            progress.settle(self.state.now())
         };
-        if settled {
-            self.rolled_out();
-        }
+        self.has_answered(answered);
     }
 
-    fn rolled_out(&self) {
-        for took in self.fleet.rolled_out(Instant::now()) {
+    /// Times the revisions for which this sidecar was the last one.
+    fn has_answered(&self, revision: Option<u64>) {
+        let Some(revision) = revision else { return };
+        for took in self.fleet.answered(self.seat.session(), revision, Instant::now()) {
             self.metrics.propagated(took);
         }
     }
@@ -359,7 +371,12 @@ impl Stream {
             problem = problems.first().map_or("", |problem| &problem.message),
             "sidecar refused a resource"
         );
-        self.seat.session().progress().ledger.refuse(&key, &nack.resource_version, problems);
+        let answered = {
+            let mut progress = self.seat.session().progress();
+            progress.ledger.refuse(&key, &nack.resource_version, problems);
+            progress.settle(self.state.now())
+        };
+        self.has_answered(answered);
     }
 
     fn report(&self, state: &pb::WorkloadState) {
@@ -375,20 +392,47 @@ impl Stream {
         self.fleet.report(self.seat.session(), Instant::now(), &state.traffic);
     }
 
-    /// Computes what the sidecar has to be told now.
+    /// Looks whether anything changed that concerns the sidecar, and if so computes what it has to be
+    /// told now.
     fn look(&mut self) {
         self.due = None;
         self.worlds.mark_unchanged();
         let world = self.state.world();
-        let mut wanted = scope(&world, &self.viewer);
+        if let Some((seen, interest)) = &mut self.seen
+            && !world.trail.concerns(interest, *seen)
+        {
+            *seen = world.trail.generation();
+            let answered = {
+                let mut progress = self.seat.session().progress();
+                progress.seen_revision = world.revision;
+                progress.settle(self.state.now())
+            };
+            return self.has_answered(answered);
+        }
+        let pause = BETWEEN_EACH * self.fleet.count();
+        let now = Instant::now();
+        match self.looked_at.map(|at| at + pause).filter(|at| self.seen.is_some() && *at > now) {
+            Some(later) => self.due = Some(later),
+            None => {
+                self.looked_at = Some(now);
+                self.compute(&world);
+            }
+        }
+    }
+
+    fn compute(&mut self, world: &World) {
+        let (mut wanted, interest) = scope(world, &self.viewer);
+        self.seen = Some((world.trail.generation(), interest));
         let version = &self.seat.session().version;
         self.denied = stand_in::put(&mut wanted, &self.policy_fields, version);
-        let delta = {
+        let (delta, answered) = {
             let mut progress = self.seat.session().progress();
+            if progress.viewer != self.viewer {
+                progress.viewer = self.viewer.clone();
+            }
             let delta = progress.ledger.advance(&wanted, &self.kept);
             progress.seen_revision = world.revision;
-            progress.settle();
-            delta
+            (delta, progress.settle(self.state.now()))
         };
         let own = self.viewer.service.as_ref();
         let answers: Vec<_> = own
@@ -400,8 +444,7 @@ impl Stream {
         let namespaces = world.namespaces();
         let namespaces = (self.namespaces.as_ref() != Some(&namespaces)).then_some(namespaces);
         if delta.is_empty() && answers.is_empty() && namespaces.is_none() {
-            self.rolled_out();
-            return;
+            return self.has_answered(answered);
         }
         let mut messages = delta.into_messages(world.revision);
         // An answer says that all that concerns the service has been sent, so it comes last.
@@ -417,6 +460,7 @@ impl Stream {
             last.namespaces = namespaces
                 .as_ref()
                 .map(|names| pb::Namespaces { names: names.iter().cloned().collect() });
+            last.reconnect_within = prost_types::Duration::try_from(self.fleet.spread()).ok();
         }
         self.answered.extend(answers);
         if namespaces.is_some() {

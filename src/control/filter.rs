@@ -44,7 +44,13 @@ impl Filter {
             }
     }
 
-    fn takes_key(&self, key: &ResourceKey) -> bool {
+    /// Whether anything of this kind can be asked for.
+    pub(crate) fn takes_kind(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind.name())
+    }
+
+    /// Whether a resource of this name can be asked for, whatever its labels.
+    pub(crate) fn takes_key(&self, key: &ResourceKey) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&key.kind))
             && (self.namespace.is_empty() || self.namespace == key.namespace)
     }

@@ -5,7 +5,7 @@
 //! just died are still shown.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     auth::Connection,
     delta::Ledger,
+    scope::Viewer,
     state::pb_time,
-    traffic::{Counters, Window},
+    traffic::{Counters, WINDOW, Window},
 };
 use crate::{
     resource::{ResourceKey, pb},
@@ -31,6 +32,12 @@ use crate::{
 
 /// Revisions that are being rolled out and timed at once; the oldest is given up first.
 const ROLLOUTS_MAX: usize = 64;
+/// Writes whose times are remembered, to be put beside the times at which calls began to fail.
+const WRITES_MAX: usize = 50;
+/// Sidecars that come again in one second after a restart of the control plane.
+const RECONNECTIONS_PER_SECOND: u32 = 120;
+/// The longest time over which they are spread.
+const SPREAD_MAX: Duration = Duration::from_secs(60);
 /// Windows kept, of connected sidecars and lately gone ones.
 const WINDOWS_MAX: usize = 10_000;
 
@@ -40,14 +47,17 @@ pub(crate) struct Fleet {
     sessions: Mutex<BTreeMap<ResourceKey, Arc<Session>>>,
     windows: Mutex<BTreeMap<ResourceKey, Caller>>,
     rollouts: Mutex<VecDeque<Rollout>>,
+    writes: Mutex<VecDeque<(u64, Instant)>>,
     next: AtomicU64,
 }
 
-/// A revision on its way to all whom it concerns.
+/// A revision on its way to those who were connected when it was written.
 #[derive(Debug)]
 struct Rollout {
     revision: u64,
     since: Instant,
+    /// Sessions that have not answered to all of it.
+    waiting: HashSet<u64>,
 }
 
 /// The traffic that one workload caused.
@@ -90,20 +100,29 @@ pub(crate) struct Progress {
     pub certificate_expires_at: Option<prost_types::Timestamp>,
     /// The version of whom it trusts, as the sidecar last said.
     pub trust_version: String,
+    /// Who it is, for what concerns it.
+    pub viewer: Viewer,
     /// What it was sent and what it made of it.
     pub ledger: Ledger,
     /// The newest revision of which it was sent all that concerns it.
     pub seen_revision: u64,
     /// The newest revision of which it runs all that concerns it.
     pub running_revision: u64,
+    /// Since when it has not run all that it was sent.
+    pub behind_since: Option<SystemTime>,
 }
 
 impl Progress {
-    /// Notes what follows from the ledger.
-    pub(crate) fn settle(&mut self) {
+    /// Notes what follows from the ledger. Returns the newest revision to which it has answered, be
+    /// it with refusals; `None` while an answer is outstanding.
+    pub(crate) fn settle(&mut self, now: SystemTime) -> Option<u64> {
         if self.ledger.is_settled() {
             self.running_revision = self.seen_revision;
+            self.behind_since = None;
+        } else {
+            self.behind_since.get_or_insert(now);
         }
+        self.ledger.is_answered().then_some(self.seen_revision)
     }
 
     /// Whether it runs all that concerns it of this revision.
@@ -140,6 +159,11 @@ impl Drop for Seat {
         if sessions.get(&self.session.key).is_some_and(is_own) {
             sessions.remove(&self.session.key);
         }
+        drop(sessions);
+        // Nobody waits for who is gone. What it was the last to hold up was never run by all.
+        lock(&self.fleet.rollouts).retain_mut(|rollout| {
+            !(rollout.waiting.remove(&self.session.id) && rollout.waiting.is_empty())
+        });
     }
 }
 
@@ -206,10 +230,20 @@ impl Fleet {
 
     /// What callers of each destination saw, by caller, and how far back that reaches.
     pub(crate) fn traffic(&self, now: Instant) -> Traffic {
+        self.traffic_since(now, WINDOW)
+    }
+
+    /// What is reported from now on is told apart from what was before.
+    pub(crate) fn cut(&self) {
+        lock(&self.windows).values_mut().for_each(|caller| caller.window.cut());
+    }
+
+    /// As [`Self::traffic`], of what was reported within this time.
+    pub(crate) fn traffic_since(&self, now: Instant, within: Duration) -> Traffic {
         let mut traffic = Traffic::default();
         for caller in lock(&self.windows).values() {
             traffic.reach = traffic.reach.max(caller.window.reach(now));
-            for (destination, counters) in caller.window.sums(now) {
+            for (destination, counters) in caller.window.sums_of(now, within) {
                 let of = traffic.by_destination.entry(destination.to_owned()).or_default();
                 of.entry(caller.service.to_string()).or_default().add(&counters);
             }
@@ -219,34 +253,51 @@ impl Fleet {
 
     /// A revision was written: from now on its way to the sidecars is timed.
     pub(crate) fn wrote(&self, revision: u64, now: Instant) {
+        let mut writes = lock(&self.writes);
+        if writes.len() >= WRITES_MAX {
+            writes.pop_front();
+        }
+        writes.push_back((revision, now));
+        drop(writes);
         let mut rollouts = lock(&self.rollouts);
+        // With the list locked: who answers meanwhile is either seen here or takes itself out below.
+        let sessions = self.sessions();
+        let behind = sessions.iter().filter(|it| it.progress().running_revision < revision);
+        let waiting: HashSet<u64> = behind.map(|session| session.id).collect();
+        if waiting.is_empty() {
+            return;
+        }
         if rollouts.len() >= ROLLOUTS_MAX {
             rollouts.pop_front();
         }
-        rollouts.push_back(Rollout { revision, since: now });
+        rollouts.push_back(Rollout { revision, since: now, waiting });
     }
 
-    /// The revisions that by now run everywhere they concern, with the time that it took.
-    pub(crate) fn rolled_out(&self, now: Instant) -> Vec<Duration> {
-        let mut rollouts = lock(&self.rollouts);
-        if rollouts.is_empty() {
-            return Vec::new();
-        }
-        let everywhere = self
-            .sessions()
-            .iter()
-            .map(|session| session.progress().running_revision)
-            .min()
-            .unwrap_or(u64::MAX);
+    /// The last revisions that were written, the newest last.
+    pub(crate) fn writes(&self) -> Vec<(u64, Instant)> {
+        lock(&self.writes).iter().copied().collect()
+    }
+
+    /// A sidecar has answered to everything up to a revision. Returns how long those revisions took
+    /// for which it was the last one.
+    pub(crate) fn answered(&self, session: &Session, revision: u64, now: Instant) -> Vec<Duration> {
         let mut took = Vec::new();
-        rollouts.retain(|rollout| {
-            let done = rollout.revision <= everywhere;
-            if done {
+        lock(&self.rollouts).retain_mut(|rollout| {
+            let last = rollout.revision <= revision
+                && rollout.waiting.remove(&session.id)
+                && rollout.waiting.is_empty();
+            if last {
                 took.push(now.duration_since(rollout.since));
             }
-            !done
+            !last
         });
         took
+    }
+
+    /// Within which time sidecars should come again after they lost their streams, each at a random
+    /// moment, so that not all of them come at once.
+    pub(crate) fn spread(&self) -> Duration {
+        (Duration::from_secs(1) / RECONNECTIONS_PER_SECOND * self.count()).min(SPREAD_MAX)
     }
 
     /// Every connected sidecar for `status`.
@@ -265,6 +316,7 @@ impl Fleet {
                 certificate_expires_at: progress.certificate_expires_at,
                 in_sync: progress.in_sync(revision),
                 revision: progress.running_revision,
+                behind_since: progress.behind_since.map(pb_time),
             }
         };
         self.sessions().iter().map(status).collect()
@@ -321,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_revision_is_rolled_out_when_all_run_it() {
+    async fn a_revision_is_rolled_out_when_all_have_answered() {
         let fleet = Arc::new(Fleet::default());
         let seats = [join(&fleet, "orders-1"), join(&fleet, "orders-2")];
         fleet.wrote(3, Instant::now());
@@ -330,21 +382,53 @@ mod tests {
             let wanted = resources([service("shop/orders", "")]);
             progress.ledger.advance(&wanted, &BTreeSet::new());
             progress.seen_revision = 3;
-            progress.settle();
-            assert!(!progress.in_sync(3));
+            assert_eq!(progress.settle(UNIX_EPOCH), None);
+            assert!(!progress.in_sync(3) && progress.behind_since.is_some());
         }
         let key = ResourceKey::new(Kind::Service, "shop", "orders");
         for (seat, rolled_out) in seats.iter().zip([vec![], vec![Duration::from_secs(2)]]) {
             advance(Duration::from_secs(1)).await;
-            {
+            let answered = {
                 let mut progress = seat.session().progress();
                 progress.ledger.acknowledge(&key, "1");
-                progress.settle();
+                let answered = progress.settle(UNIX_EPOCH).expect("all answered");
                 assert!(progress.in_sync(3) && !progress.in_sync(4));
-            }
-            assert_eq!(fleet.rolled_out(Instant::now()), rolled_out);
+                answered
+            };
+            assert_eq!(fleet.answered(seat.session(), answered, Instant::now()), rolled_out);
         }
         assert!(fleet.statuses(3).iter().all(|status| status.in_sync && status.revision == 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_sidecar_that_is_gone_or_refuses() {
+        let fleet = Arc::new(Fleet::default());
+        let (stays, goes) = (join(&fleet, "orders-1"), join(&fleet, "orders-2"));
+        fleet.wrote(1, Instant::now());
+        drop(goes);
+        let answered = {
+            let mut progress = stays.session().progress();
+            let wanted = resources([service("shop/orders", "")]);
+            progress.ledger.advance(&wanted, &BTreeSet::new());
+            progress.seen_revision = 1;
+            let key = ResourceKey::new(Kind::Service, "shop", "orders");
+            progress.ledger.refuse(&key, "1", vec![pb::Problem::default()]);
+            progress.settle(UNIX_EPOCH).expect("a refusal is an answer")
+        };
+        assert!(!stays.session().progress().in_sync(1));
+        let took = fleet.answered(stays.session(), answered, Instant::now());
+        assert_eq!(took, [Duration::ZERO]);
+    }
+
+    #[test]
+    fn a_thousand_sidecars_come_again_over_some_seconds_and_a_few_at_once() {
+        let fleet = Arc::new(Fleet::default());
+        assert_eq!(fleet.spread(), Duration::ZERO);
+        let _seats: Vec<_> =
+            (0..12).map(|number| join(&fleet, &format!("orders-{number}"))).collect();
+        let spread = fleet.spread();
+        assert!(spread < Duration::from_millis(110), "{spread:?}");
+        assert!(spread * 1000 / 12 < Duration::from_secs(9));
     }
 
     #[tokio::test(start_paused = true)]

@@ -191,8 +191,11 @@ impl Collector for Sidecars {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let revision = self.state.world().revision;
         let mut counts = [("starting", 0_i64), ("ready", 0), ("draining", 0), ("out_of_sync", 0)];
+        let (now, mut lag) = (self.state.now(), Duration::ZERO);
         for session in self.fleet.sessions() {
             let progress = session.progress();
+            let behind = progress.behind_since.and_then(|since| now.duration_since(since).ok());
+            lag = lag.max(behind.unwrap_or_default());
             let phase = match progress.phase {
                 WorkloadPhase::Unspecified | WorkloadPhase::Starting => 0,
                 WorkloadPhase::Ready => 1,
@@ -209,6 +212,15 @@ impl Collector for Sidecars {
             let labels = SidecarLabels { state };
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
+        let help = "For how long the sidecar that is furthest behind has not run all it was sent";
+        let gauge = ConstGauge::new(lag.as_secs_f64());
+        let metric = encoder.encode_descriptor(
+            "outrigger_sidecar_lag_seconds",
+            help,
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(metric)?;
         let world = self.state.world();
         let resources = u64::try_from(world.stored.resources.len()).unwrap_or(u64::MAX);
         for (name, help, value) in [
@@ -246,6 +258,7 @@ mod tests {
             "outrigger_certificates_issued_total{grounds=\"join\"} 1",
             "outrigger_config_propagation_seconds_count 1",
             "outrigger_sidecars{state=\"ready\"} 0",
+            "outrigger_sidecar_lag_seconds 0.0",
             "outrigger_store_revision 0",
             "outrigger_store_resources 0",
             "outrigger_store_write_seconds_count 0",

@@ -31,14 +31,19 @@ pub(crate) fn or_default(namespace: &str) -> &str {
     or(namespace, NAMESPACE_DEFAULT)
 }
 
-/// The services to which a route attaches; none for another kind.
-pub(crate) fn parents(resource: &pb::Resource) -> Vec<Parent> {
-    let refs = match &resource.spec {
+/// Every parent reference of a route, whatever it means.
+pub(crate) fn parent_refs(resource: &pb::Resource) -> &[pb::ParentRef] {
+    match &resource.spec {
         Some(Spec::HttpRoute(route)) => &route.parent_refs,
         Some(Spec::GrpcRoute(route)) => &route.parent_refs,
-        _ => return Vec::new(),
-    };
-    refs.iter()
+        _ => &[],
+    }
+}
+
+/// The services to which a route attaches; none for another kind.
+pub(crate) fn parents(resource: &pb::Resource) -> Vec<Parent> {
+    parent_refs(resource)
+        .iter()
         .filter(|parent| {
             parent.kind.as_deref() == Some(Kind::Service.name())
                 && is_service_group(parent.group.as_deref())

@@ -3,21 +3,25 @@
 //!
 //! A workload appears with its first report of its state and not with its hello, so that a sidecar
 //! that connects again after a restart of the control plane never looks unready in between.
+//!
+//! The end of the control plane is no end of a workload: what is alive then is found again by the
+//! next start and stays for a time of grace, in which its sidecar connects again and takes it over.
+//! Only what has not come back by then is withdrawn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use tonic::{Code, Status};
 
-use super::{error, key, refs, state::State};
+use super::{error, key, refs, state::State, world::Resources};
 use crate::{
-    resource::{Kind, ResourceKey, pb},
+    resource::{Kind, ResourceKey, pb, workload::WEIGHT_MAX},
     spiffe::SpiffeId,
     units::{ServiceName, name::check_label},
 };
@@ -33,8 +37,18 @@ const TEXT_BYTES_MAX: usize = 253;
 #[derive(Debug)]
 pub(crate) struct Registry {
     state: Arc<State>,
-    owners: Mutex<BTreeMap<ResourceKey, Owner>>,
+    owners: Mutex<Owners>,
     next: AtomicU64,
+    /// The control plane ends, and with it the streams, but not the workloads.
+    frozen: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Owners {
+    /// Whose stream each workload is.
+    streams: BTreeMap<ResourceKey, Owner>,
+    /// Workloads of the time before this start whose sidecars have not said anything yet.
+    leased: BTreeSet<ResourceKey>,
 }
 
 #[derive(Debug)]
@@ -56,7 +70,34 @@ pub(crate) struct Registration {
 
 impl Registry {
     pub(crate) fn new(state: Arc<State>) -> Arc<Self> {
-        Arc::new(Self { state, owners: Mutex::default(), next: AtomicU64::new(1) })
+        let (owners, next) = (Mutex::default(), AtomicU64::new(1));
+        Arc::new(Self { state, owners, next, frozen: AtomicBool::new(false) })
+    }
+
+    fn owners(&self) -> MutexGuard<'_, Owners> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the workloads that were alive when the control plane ended.
+    pub(crate) fn lease(&self, workloads: Resources) {
+        let mut owners = self.owners();
+        owners.leased = workloads.keys().cloned().collect();
+        self.state.update_live(|live| live.extend(workloads));
+    }
+
+    /// Withdraws those of them that have not come back. Returns how many.
+    pub(crate) fn end_leases(&self) -> usize {
+        let mut owners = self.owners();
+        let lost = std::mem::take(&mut owners.leased);
+        if !lost.is_empty() {
+            self.state.update_live(|live| live.retain(|key, _| !lost.contains(key)));
+        }
+        lost.len()
+    }
+
+    /// From now on the end of a stream withdraws nothing.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
     }
 
     /// Registers the workload of a hello under the identity that its stream has proven. The first
@@ -105,8 +146,8 @@ impl Registry {
     fn check_free(&self, key: &ResourceKey, service: &ServiceName) -> Result<(), Status> {
         let world = self.state.world();
         let written = world.stored.resources.get(key).and_then(|it| refs::service_of_workload(it));
-        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        let live = owners.get(key).map(|owner| &owner.service);
+        let owners = self.owners();
+        let live = owners.streams.get(key).map(|owner| &owner.service);
         if written.iter().chain(live).any(|other| other != service) {
             return Err(name_taken(key));
         }
@@ -115,11 +156,11 @@ impl Registry {
 
     fn own(&self, key: &ResourceKey, service: &ServiceName) -> Result<u64, Status> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.get(key).is_some_and(|owner| owner.service != *service) {
+        let mut owners = self.owners();
+        if owners.streams.get(key).is_some_and(|owner| owner.service != *service) {
             return Err(name_taken(key));
         }
-        owners.insert(key.clone(), Owner { id, service: service.clone() });
+        owners.streams.insert(key.clone(), Owner { id, service: service.clone() });
         Ok(id)
     }
 }
@@ -144,10 +185,11 @@ impl Registration {
     pub(crate) fn report(&self, ready: bool) {
         let Some(workload) = &self.workload else { return };
         // Held until the change is published, so that two streams of one workload can not cross.
-        let owners = self.registry.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.get(&self.key).is_none_or(|owner| owner.id != self.id) {
+        let mut owners = self.registry.owners();
+        if owners.streams.get(&self.key).is_none_or(|owner| owner.id != self.id) {
             return;
         }
+        owners.leased.remove(&self.key);
         let state = &self.registry.state;
         let published = with_readiness(workload.clone(), ready);
         if state.world().live.resources.get(&self.key).is_some_and(|it| **it == published) {
@@ -161,11 +203,15 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut owners = self.registry.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.get(&self.key).is_none_or(|owner| owner.id != self.id) {
+        let mut owners = self.registry.owners();
+        if owners.streams.get(&self.key).is_none_or(|owner| owner.id != self.id) {
             return;
         }
-        owners.remove(&self.key);
+        owners.streams.remove(&self.key);
+        if self.registry.frozen.load(Ordering::Relaxed) {
+            return;
+        }
+        owners.leased.remove(&self.key);
         if self.registry.state.world().live.resources.contains_key(&self.key) {
             self.registry.state.update_live(|live| {
                 live.remove(&self.key);
@@ -202,6 +248,9 @@ fn check(node: &pb::Node) -> Result<(), Status> {
             "hello.node.labels",
             format!("more than {LABELS_MAX}, or long"),
         ));
+    }
+    if node.weight.is_some_and(|weight| weight > WEIGHT_MAX) {
+        return Err(error::invalid("hello.node.weight", format!("more than {WEIGHT_MAX}")));
     }
     if !short(&node.zone) {
         return Err(error::invalid("hello.node.zone", "too long"));
@@ -263,7 +312,7 @@ fn workload(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::
             ports: node.ports.clone(),
             inbound: node.inbound,
             identity: identity.to_string(),
-            weight: None,
+            weight: node.weight,
             zone: node.zone.clone(),
             ready: None,
         })),
@@ -284,6 +333,7 @@ fn with_readiness(mut resource: pb::Resource, ready: bool) -> pb::Resource {
             workload.inbound,
             &workload.identity,
             &workload.zone,
+            workload.weight,
             ready
         )
     );

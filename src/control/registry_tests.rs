@@ -11,7 +11,7 @@ use crate::{
     clock,
     control::{
         key, sample,
-        state::{Plan, State},
+        state::{Note, Plan, State},
     },
     resource::{
         ResourceKey,
@@ -142,7 +142,7 @@ async fn what_is_wrong_is_refused() {
 async fn commit(state: &Arc<State>, put: Vec<pb::Resource>, delete: Vec<ResourceKey>) {
     let plan = Plan { put, delete, ..Default::default() };
     let write = |state: &State, writer: &mut _| {
-        state.commit(writer, plan, "a test", "").expect("stored");
+        state.commit(writer, plan, Note::default()).expect("stored");
         Ok(())
     };
     state.write(write).await.expect("written");

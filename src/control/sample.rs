@@ -26,7 +26,6 @@ pub(crate) fn resource(name: &str, spec: Spec) -> pb::Resource {
         metadata: Some(pb::Metadata {
             name: name.to_owned(),
             namespace: namespace.to_owned(),
-            resource_version: "1".to_owned(),
             ..Default::default()
         }),
         spec: Some(spec),
@@ -55,6 +54,7 @@ pub(crate) fn workload(name: &str, service: &str, with: &str) -> pb::Resource {
             service: service.to_owned(),
             address: "127.0.0.1".to_owned(),
             inbound: 15006,
+            identity: format!("spiffe://mesh.local/ns/{}/svc/{service}", split(name).0),
             ..Default::default()
         }),
     );
@@ -125,10 +125,16 @@ pub(crate) fn authorization(name: &str, services: &[&str]) -> pb::Resource {
     )
 }
 
+/// As they are stored: with the version "1" when they have none.
 pub(crate) fn resources(list: impl IntoIterator<Item = pb::Resource>) -> Resources {
-    list.into_iter()
-        .map(|resource| (resource::key(&resource).expect("has a spec"), Arc::new(resource)))
-        .collect()
+    let stored = |mut resource: pb::Resource| {
+        let metadata = resource.metadata.as_mut().expect("set");
+        if metadata.resource_version.is_empty() {
+            metadata.resource_version = "1".to_owned();
+        }
+        (resource::key(&resource).expect("has a spec"), Arc::new(resource))
+    };
+    list.into_iter().map(stored).collect()
 }
 
 pub(crate) fn world(

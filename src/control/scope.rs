@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     key, refs,
+    trail::Interest,
     world::{Resources, World},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// Who looks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Viewer {
     /// The service beside the sidecar; `None` for nothing but what all have.
     pub service: Option<ServiceName>,
@@ -30,21 +31,24 @@ pub(crate) struct Viewer {
     pub uses: BTreeSet<ServiceName>,
 }
 
-/// Everything that concerns the viewer.
-pub(crate) fn scope(world: &World, viewer: &Viewer) -> Resources {
-    let mut scope = Scope { world, found: Resources::new() };
+/// Everything that concerns the viewer, and on what that depends.
+pub(crate) fn scope(world: &World, viewer: &Viewer) -> (Resources, Interest) {
+    let mut scope = Scope { world, found: Resources::new(), interest: Interest::default() };
     scope.add(&key::of_mesh());
-    let Some(own) = &viewer.service else { return scope.found };
-    scope.inbound(own, &viewer.labels);
-    for service in &viewer.uses {
-        scope.outbound(service, &own.namespace);
+    if let Some(own) = &viewer.service {
+        scope.interest.namespace.clone_from(&own.namespace);
+        scope.inbound(own, &viewer.labels);
+        for service in &viewer.uses {
+            scope.outbound(service, &own.namespace);
+        }
     }
-    scope.found
+    (scope.found, scope.interest)
 }
 
 struct Scope<'a> {
     world: &'a World,
     found: Resources,
+    interest: Interest,
 }
 
 impl Scope<'_> {
@@ -61,6 +65,7 @@ impl Scope<'_> {
             self.add(&service);
             self.attached(&service, Kind::AuthorizationPolicy);
             self.attached(&service, Kind::TrafficPolicy);
+            self.interest.keys.insert(service);
         }
         for policy in self.world.namespace_policies(&own.namespace) {
             self.add(policy);
@@ -77,6 +82,7 @@ impl Scope<'_> {
             if !key::is_route(route) || !(producer || route.namespace == caller_namespace) {
                 continue;
             }
+            self.interest.keys.insert(route.clone());
             let Some(resource) = self.add(route) else { continue };
             self.attached(route, Kind::TrafficPolicy);
             for backend in refs::backends(&resource) {
@@ -87,10 +93,11 @@ impl Scope<'_> {
 
     /// A service, who serves it, and how calls to it are limited.
     fn callee(&mut self, service: &ServiceName) {
+        let key = key::of_service(service);
+        self.interest.keys.insert(key.clone());
         if !self.world.has_service(service) {
             return;
         }
-        let key = key::of_service(service);
         self.add(&key);
         for workload in self.world.workloads(service) {
             self.add(&workload);

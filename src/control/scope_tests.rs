@@ -47,7 +47,7 @@ fn check(viewer: (&str, &str), with: &str, uses: &[(&str, &str)], expected: &[&s
         labels: labels(with),
         uses: uses.iter().map(|(namespace, name)| ServiceName::new(*name, *namespace)).collect(),
     };
-    let found: Vec<_> = scope(&shop(), &viewer).keys().map(key::text).collect();
+    let found: Vec<_> = scope(&shop(), &viewer).0.keys().map(key::text).collect();
     let mut expected: Vec<_> = expected.iter().map(|text| (*text).to_owned()).collect();
     expected.sort();
     assert_eq!(found, expected, "{viewer:?}");
@@ -133,7 +133,7 @@ fn what_guards_a_workload_stays_when_its_service_is_deleted_or_selects_others() 
     let policy = || authorization("shop/orders", &["orders"]);
     for service in [vec![], vec![service("shop/orders", "version=v9")]] {
         let world = world(service.into_iter().chain([policy()]), []);
-        let found = scope(&world, &viewer);
+        let (found, _) = scope(&world, &viewer);
         assert!(found.keys().any(|key| key::is(key, Kind::AuthorizationPolicy)), "{found:?}");
     }
 }
@@ -148,7 +148,7 @@ fn a_workload_that_somebody_wrote_needs_no_service() {
         ..Viewer::default()
     };
     assert_eq!(
-        scope(&world, &viewer).keys().map(key::text).collect::<Vec<_>>(),
+        scope(&world, &viewer).0.keys().map(key::text).collect::<Vec<_>>(),
         ["Workload/shop/vm"]
     );
     assert!(world.has_service(&orders) && world.services().contains(&orders));

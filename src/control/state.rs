@@ -23,8 +23,11 @@ use tokio::{
 };
 use tonic::Status;
 
+pub(crate) use super::time::pb_time;
 use super::{
     error,
+    gone::Gone,
+    revisions::{GUARDS_MAX, Past, UndoRow},
     store::{Batch, Contents, Store, StoreError, Superseded, TokenRow},
     world::{Resources, Shelf, World},
 };
@@ -35,12 +38,18 @@ use crate::resource::{self, ResourceKey, pb};
 pub(crate) struct State {
     store: Store,
     store_id: String,
+    /// Names the history that revisions count in.
+    history: String,
     trust_domain: String,
     now: fn() -> SystemTime,
     writer: Arc<AsyncMutex<Writer>>,
     writes: Writes,
     newest: ArcSwap<pb::Revision>,
     world: ArcSwap<World>,
+    /// Guarded writes by revision, also those that have ended.
+    guards: ArcSwap<Guards>,
+    /// What went lately of what no revision tells of.
+    gone: Mutex<Gone>,
     /// Held while a new world is made from the last one.
     publishing: Mutex<()>,
     /// Counts worlds.
@@ -75,15 +84,44 @@ impl Writes {
     }
 }
 
+/// Guarded writes by revision.
+pub(crate) type Guards = BTreeMap<u64, pb::Guard>;
+
+/// What the log says of a write besides its changes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Note {
+    /// Who makes it.
+    pub by: String,
+    /// Why.
+    pub message: String,
+    /// The revision that it brings back.
+    pub rollback_to: Option<u64>,
+    /// Caller and request ID; empty without one.
+    pub request: String,
+    /// SHA-256 of what was asked for.
+    pub request_sha256: Vec<u8>,
+    /// A guard that begins with this write, or one that ends by it.
+    pub guard: Option<pb::Guard>,
+}
+
 /// Changes of resources, planned and not yet made.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// What changes, for people.
     pub changes: Vec<pb::Change>,
-    /// Resources to write; versions are given when they are.
+    /// Resources to write; versions are given when they are. A time of creation is kept.
     pub put: Vec<pb::Resource>,
     /// Resources to delete.
     pub delete: Vec<ResourceKey>,
+    /// Of the deleted ones: services that are those of a registration again, as these.
+    pub register: Vec<pb::Resource>,
+}
+
+impl Plan {
+    /// Whether there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.delete.is_empty()
+    }
 }
 
 impl State {
@@ -103,16 +141,20 @@ impl State {
     /// On an open store.
     pub(super) fn of(store: Store, contents: Contents, now: fn() -> SystemTime) -> Arc<Self> {
         let (store_id, trust_domain) = (contents.id.clone(), contents.trust_domain.clone());
-        let (world, newest, writer) = read(contents);
+        let history = contents.history.clone();
+        let Read { world, newest, writer, guards } = read(contents);
         Arc::new(Self {
             store,
             store_id,
+            history,
             trust_domain,
             now,
             writer: Arc::new(AsyncMutex::new(writer)),
             writes: Writes::new(),
             newest: ArcSwap::from_pointee(newest),
+            gone: Mutex::new(Gone::after(world.revision)),
             world: ArcSwap::from_pointee(world),
+            guards: ArcSwap::from_pointee(guards),
             publishing: Mutex::new(()),
             generation: watch::Sender::new(0),
         })
@@ -121,6 +163,27 @@ impl State {
     /// The mesh's trust domain.
     pub(crate) fn trust_domain(&self) -> &str {
         &self.trust_domain
+    }
+
+    /// Names the history that revisions count in; another one after a restore.
+    pub(crate) fn history(&self) -> &str {
+        &self.history
+    }
+
+    /// What is on disk. Its calls block.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Guarded writes by revision, also those that have ended.
+    pub(crate) fn guards(&self) -> Arc<Guards> {
+        self.guards.load_full()
+    }
+
+    /// Names of what went since a revision of what no revision tells of: live workloads and the
+    /// services of registrations. `None` when that is not known any more.
+    pub(crate) fn gone_since(&self, revision: u64) -> Option<Vec<ResourceKey>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).since(revision)
     }
 
     /// The wall clock's time.
@@ -170,10 +233,14 @@ impl State {
         }
         let contents = self.store.reopen()?;
         tracing::warn!("the store was opened again after a failure");
-        let (read, newest, identities) = read(contents);
+        let Read { world: read, newest, writer: identities, guards } = read(contents);
         *writer = identities;
         self.newest.store(Arc::new(newest));
-        self.publish(|world| *world = World { live: Arc::clone(&world.live), ..read });
+        self.guards.store(Arc::new(guards));
+        self.publish(|world| {
+            let live = Arc::clone(&world.live);
+            *world = World { live, ..read };
+        });
         Ok(())
     }
 
@@ -186,57 +253,119 @@ impl State {
         &self,
         _writer: &mut Writer,
         plan: Plan,
-        by: &str,
-        message: &str,
+        note: Note,
     ) -> Result<u64, StoreError> {
         let world = self.world();
-        if plan.put.is_empty() && plan.delete.is_empty() {
+        if plan.is_empty() {
             return Ok(world.revision);
         }
-        let user_wrote = |key: &ResourceKey| !world.registered.contains(key);
-        // Services that registrations made are in no revision, so forgetting one makes none either.
-        let makes_revision = !plan.put.is_empty() || plan.delete.iter().any(user_wrote);
-        let revision = world.revision + u64::from(makes_revision);
-        let now = self.now();
-        let put: Vec<_> = plan
-            .put
-            .into_iter()
-            .map(|resource| self.stamped(&world, resource, revision.to_string(), pb_time(now)))
-            .collect();
-        let touched = put.iter().filter_map(resource::key).chain(plan.delete.iter().cloned());
-        let unregister: Vec<_> = touched.filter(|key| world.registered.contains(key)).collect();
-        let entry = makes_revision.then(|| pb::Revision {
-            revision,
-            changed_at: Some(pb_time(now)),
-            changed_by: by.to_owned(),
-            message: message.to_owned(),
-            changes: plan
-                .changes
-                .into_iter()
-                .filter(|change| change.kind() != pb::ChangeKind::Unchanged)
-                .collect(),
-        });
-        let batch =
-            Batch { put, delete: plan.delete, unregister, revision: entry, ..Default::default() };
+        let batch = self.batch(&world, plan, note);
         self.store_write(&batch)?;
+        let revision = batch.revision.as_ref().map_or(world.revision, |entry| entry.revision);
         if let Some(entry) = batch.revision {
             self.newest.store(Arc::new(entry));
         }
+        self.remember(&batch.put_guards);
         self.publish(|world| {
             let mut resources = world.stored.resources.clone();
             for key in &batch.delete {
                 resources.remove(key);
             }
-            resources.extend(keyed(batch.put));
-            if !batch.unregister.is_empty() {
-                let forgotten = |key: &&ResourceKey| !batch.unregister.contains(key);
-                world.registered =
-                    Arc::new(world.registered.iter().filter(forgotten).cloned().collect());
+            if !(batch.unregister.is_empty() && batch.register.is_empty()) {
+                let mut registered = BTreeSet::clone(&world.registered);
+                registered.retain(|key| !batch.unregister.contains(key));
+                registered.extend(batch.register.iter().filter_map(resource::key));
+                world.registered = Arc::new(registered);
             }
+            resources.extend(keyed(batch.put));
+            resources.extend(keyed(batch.register));
             world.stored = Arc::new(Shelf::new(resources));
             world.revision = revision;
         });
         Ok(revision)
+    }
+
+    /// What is written for a plan.
+    fn batch(&self, world: &World, plan: Plan, note: Note) -> Batch {
+        let user_wrote = |key: &ResourceKey| !world.registered.contains(key);
+        // Services that registrations made are in no revision, so forgetting one makes none either.
+        let makes_revision = !plan.put.is_empty() || plan.delete.iter().any(user_wrote);
+        let revision = world.revision + u64::from(makes_revision);
+        let now = self.now();
+        let stamped = |(resource, version)| self.stamped(world, resource, version, pb_time(now));
+        let put = plan.put.into_iter().map(|it| (it, revision.to_string()));
+        let put: Vec<_> = put.map(stamped).collect();
+        let register = plan.register.into_iter().map(|it| (it, registered_version(now)));
+        let register: Vec<_> = register.map(stamped).collect();
+        let touched = || put.iter().filter_map(resource::key).chain(plan.delete.iter().cloned());
+        let unregister: Vec<_> = touched().filter(|key| world.registered.contains(key)).collect();
+        let past = |key: ResourceKey| Past {
+            id: Some(key.to_pb()),
+            before: world.stored.resources.get(&key).map(|it| pb::Resource::clone(it)),
+            registered: world.registered.contains(&key),
+        };
+        let undo = UndoRow {
+            past: touched().map(past).collect(),
+            request: note.request,
+            request_sha256: note.request_sha256,
+        };
+        let changed = |change: &pb::Change| change.kind() != pb::ChangeKind::Unchanged;
+        let entry = makes_revision.then(|| pb::Revision {
+            revision,
+            changed_at: Some(pb_time(now)),
+            changed_by: note.by,
+            message: note.message,
+            changes: plan.changes.into_iter().filter(changed).collect(),
+            rollback_to: note.rollback_to,
+            guard: None,
+        });
+        let guard = note.guard.map(|mut guard| {
+            match guard.state() {
+                pb::GuardState::Watching => guard.revision = revision,
+                _ => guard.rolled_back_by = Some(revision),
+            }
+            guard
+        });
+        Batch {
+            put,
+            delete: plan.delete,
+            unregister,
+            register,
+            revision: entry,
+            undo,
+            put_guards: guard.into_iter().collect(),
+            ..Default::default()
+        }
+    }
+
+    /// Writes what became of a guard without a revision.
+    ///
+    /// # Errors
+    /// When the store failed; then nothing changed.
+    pub(crate) fn write_guard(
+        &self,
+        _writer: &mut Writer,
+        guard: pb::Guard,
+    ) -> Result<(), StoreError> {
+        let batch = Batch { put_guards: vec![guard], ..Default::default() };
+        self.store_write(&batch)?;
+        self.remember(&batch.put_guards);
+        Ok(())
+    }
+
+    fn remember(&self, guards: &[pb::Guard]) {
+        if !guards.is_empty() {
+            let mut all = Guards::clone(&self.guards.load());
+            all.extend(guards.iter().map(|guard| (guard.revision, guard.clone())));
+            let ended = |guard: &pb::Guard| guard.state() != pb::GuardState::Watching;
+            // As the store forgets them.
+            if u64::try_from(all.len()).is_ok_and(|count| count > GUARDS_MAX)
+                && let Some(oldest) = all.values().find(|it| ended(it)).map(|it| it.revision)
+            {
+                all.remove(&oldest);
+            }
+            self.guards.store(Arc::new(all));
+        }
     }
 
     /// With the version and the time of creation that it gets by being written.
@@ -251,6 +380,7 @@ impl State {
         let created = existing.and_then(|it| it.metadata.as_ref()?.creation_timestamp);
         if let Some(metadata) = &mut resource.metadata {
             metadata.resource_version = format!("{version}-{}", self.store_id);
+            let created = metadata.creation_timestamp.or(created);
             metadata.creation_timestamp = Some(created.unwrap_or(now));
         }
         resource
@@ -266,9 +396,7 @@ impl State {
             return Ok(());
         };
         let now = self.now();
-        let version =
-            format!("r{}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis());
-        let service = self.stamped(&world, service, version, pb_time(now));
+        let service = self.stamped(&world, service, registered_version(now), pb_time(now));
         let batch = Batch { register: vec![service], ..Default::default() };
         self.store_write(&batch)?;
         self.publish(|world| {
@@ -319,15 +447,23 @@ impl State {
 
     fn publish(&self, change: impl FnOnce(&mut World)) {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut world = World::clone(&self.world.load());
-        change(&mut world);
+        let before = self.world.load_full();
+        let world = before.then(change);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).note(&before, &world);
         self.world.store(Arc::new(world));
         self.generation.send_modify(|generation| *generation += 1);
     }
 }
 
 /// What the contents of a store mean.
-fn read(contents: Contents) -> (World, pb::Revision, Writer) {
+struct Read {
+    world: World,
+    newest: pb::Revision,
+    writer: Writer,
+    guards: Guards,
+}
+
+fn read(contents: Contents) -> Read {
     let newest = contents.newest.unwrap_or_default();
     let registered: Resources = keyed(contents.registered).collect();
     let registered_keys = registered.keys().cloned().collect();
@@ -338,6 +474,8 @@ fn read(contents: Contents) -> (World, pb::Revision, Writer) {
         stored: Arc::new(Shelf::new(stored)),
         live: Arc::default(),
         registered: Arc::new(registered_keys),
+        trust_domain: contents.trust_domain.into(),
+        ..World::default()
     };
     let tokens = contents
         .tokens
@@ -345,7 +483,13 @@ fn read(contents: Contents) -> (World, pb::Revision, Writer) {
         .filter_map(|row| Some((row.info.as_ref()?.id.clone(), row)))
         .collect();
     let superseded = contents.superseded.into_iter().collect();
-    (world, newest, Writer { tokens, superseded })
+    let guards = contents.guards.into_iter().map(|guard| (guard.revision, guard)).collect();
+    Read { world, newest, writer: Writer { tokens, superseded }, guards }
+}
+
+/// The version of a service that a registration made: one that no revision has.
+fn registered_version(now: SystemTime) -> String {
+    format!("r{}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
 }
 
 fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc<pb::Resource>)> {
@@ -353,11 +497,6 @@ fn keyed(resources: Vec<pb::Resource>) -> impl Iterator<Item = (ResourceKey, Arc
         let key = resource::key(&resource)?;
         Some((key, Arc::new(resource)))
     })
-}
-
-/// As protobuf writes a moment.
-pub(crate) fn pb_time(time: SystemTime) -> prost_types::Timestamp {
-    prost_types::Timestamp::from(time)
 }
 
 #[cfg(test)]

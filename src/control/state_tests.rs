@@ -11,16 +11,17 @@ use std::{
     },
 };
 
-use redb::{Builder, StorageBackend};
+use redb::StorageBackend;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Plan, State};
+use super::{Note, Plan, State};
 use crate::{
     clock,
     control::{
+        open::{Missing, builder},
         sample::service,
-        store::{Missing, Store},
+        store::Store,
     },
 };
 
@@ -72,7 +73,7 @@ fn open(path: &Path, left: &Arc<AtomicI64>) -> Arc<State> {
     let opener = move |path: &Path, missing: Missing| {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(missing == Missing::Create).open(path)?;
-        Builder::new().create_with_backend(Disk { file, left: Arc::clone(&left) })
+        builder().create_with_backend(Disk { file, left: Arc::clone(&left) })
     };
     let (store, contents) = Store::open_by(Box::new(opener), path, "mesh.local").expect("opens");
     State::of(store, contents, clock::now)
@@ -83,7 +84,7 @@ async fn put(state: &Arc<State>, name: &str) -> Result<u64, Status> {
     state
         .write(move |state, writer| {
             state
-                .commit(writer, plan, "a test", "")
+                .commit(writer, plan, Note::default())
                 .map_err(|error| crate::control::error::store(&error))
         })
         .await

@@ -57,7 +57,9 @@ pub(crate) fn of(
     let (world, newest) = (state.world(), state.newest());
     let asked = |service: &ServiceName| only.as_ref().is_none_or(|only| only == service);
     let traffic = fleet.traffic(now);
-    let mut services = services(&world, &traffic);
+    let clock = state.now();
+    let wall = |at: Instant| pb_time(clock - now.saturating_duration_since(at));
+    let mut services = services(&world, &traffic, &wall);
     services.retain(|service, _| asked(service));
     let mut sidecars = fleet.statuses(world.revision);
     sidecars.retain(|it| asked(&ServiceName::new(&it.service, &it.namespace)));
@@ -73,12 +75,28 @@ pub(crate) fn of(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tracing_ui: tracing_ui(&world),
         refusals: refusals(fleet, asked),
-        now: Some(pb_time(state.now())),
+        now: Some(pb_time(clock)),
+        recent: fleet
+            .writes()
+            .into_iter()
+            .map(|(revision, at)| pb::Revision {
+                revision,
+                changed_at: Some(wall(at)),
+                ..Default::default()
+            })
+            .collect(),
     }
 }
 
+/// Tells when a moment was.
+type Wall<'a> = &'a dyn Fn(Instant) -> prost_types::Timestamp;
+
 /// Every service of the mesh, and those that callers ask for in vain.
-fn services(world: &World, traffic: &Traffic) -> BTreeMap<ServiceName, pb::ServiceStatus> {
+fn services(
+    world: &World,
+    traffic: &Traffic,
+    wall: Wall<'_>,
+) -> BTreeMap<ServiceName, pb::ServiceStatus> {
     let known = world.services();
     let unknown = traffic
         .by_destination
@@ -91,10 +109,15 @@ fn services(world: &World, traffic: &Traffic) -> BTreeMap<ServiceName, pb::Servi
         .take(UNKNOWN_MAX)
         .collect::<Vec<_>>();
     let all = known.iter().cloned().chain(unknown);
-    all.map(|service| (service.clone(), service_status(world, traffic, &service))).collect()
+    all.map(|service| (service.clone(), service_status(world, traffic, &service, wall))).collect()
 }
 
-fn service_status(world: &World, traffic: &Traffic, service: &ServiceName) -> pb::ServiceStatus {
+fn service_status(
+    world: &World,
+    traffic: &Traffic,
+    service: &ServiceName,
+    wall: Wall<'_>,
+) -> pb::ServiceStatus {
     let workloads = world.workloads(service);
     let ready = workloads.iter().filter(|at| {
         let spec = world.get(at).and_then(|workload| workload.spec.as_ref());
@@ -111,7 +134,7 @@ fn service_status(world: &World, traffic: &Traffic, service: &ServiceName) -> pb
         traffic: by_source
             .into_iter()
             .flatten()
-            .map(|(source, counters)| counters.to_pb(source, &destination))
+            .map(|(source, counters)| counters.to_pb(source, &destination, wall))
             .collect(),
         window_seconds: traffic.reach.as_secs_f64(),
         leads_elsewhere: leads_elsewhere(world, service),

@@ -9,56 +9,43 @@
 //! what is on disk decides what is so, and a disk that was full needs no restart.
 
 use std::{
-    fmt,
-    fs::OpenOptions,
-    io,
-    os::unix::fs::OpenOptionsExt as _,
+    collections::BTreeMap,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use prost::Message;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable as _,
-    ReadableTableMetadata as _, StorageError, TableDefinition, WriteTransaction,
+    Database, Durability, ReadTransaction, ReadableDatabase as _, TableDefinition, WriteTransaction,
 };
 
-use super::key;
+use super::{
+    key,
+    open::{Missing, Opener, open_error, open_file, prepare, read, unwound},
+    revisions::{self, Done, LIMITS, Limits, Page, PastByKey, UndoRow},
+};
 use crate::resource::{self, ResourceKey, pb};
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
-const REGISTERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registered");
-const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
-const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
-const SUPERSEDED: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("superseded");
-
-/// The layout of the tables; a newer one is refused instead of misread.
-const FORMAT: &[u8] = b"1";
-/// Entries of the log that are kept; the oldest go first.
-const REVISIONS_MAX: u64 = 10_000;
-/// redb's page cache: the contents are in memory already, so little is read twice.
-const CACHE_BYTES: usize = 16 << 20;
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const RESOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("resources");
+pub(super) const REGISTERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registered");
+pub(super) const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+pub(super) const SUPERSEDED: TableDefinition<'_, &str, (u64, u64)> =
+    TableDefinition::new("superseded");
 
 /// The open store.
 pub(crate) struct Store {
     path: PathBuf,
     opener: Box<Opener>,
+    /// How much of the log is kept.
+    pub(super) limits: Limits,
     /// `None` after a failure: redb takes nothing more then, until the file is opened again.
     database: Mutex<Option<Database>>,
 }
 
-/// Opens the file; makes it when that is permitted and there is none.
-pub(super) type Opener = dyn Fn(&Path, Missing) -> Result<Database, DatabaseError> + Send + Sync;
-
-/// What to do when there is no file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// Make an empty one.
-    Create,
-    /// Fail.
-    Refuse,
-}
+/// Resources by key.
+pub(crate) type Content = BTreeMap<ResourceKey, pb::Resource>;
 
 /// Everything that is read at the start.
 #[derive(Debug, Default)]
@@ -66,6 +53,8 @@ pub(crate) struct Contents {
     /// Random, made at each start: versions of two stores never look alike, nor those that one gives
     /// before and after it was put back from a copy.
     pub id: String,
+    /// Random, made with the file: names the history that its revisions count in.
+    pub history: String,
     /// The mesh's trust domain, fixed when the file was made.
     pub trust_domain: String,
     /// The newest entry of the log.
@@ -78,6 +67,8 @@ pub(crate) struct Contents {
     pub tokens: Vec<TokenRow>,
     /// Certificates that have been renewed.
     pub superseded: Vec<(String, Superseded)>,
+    /// Writes that are guarded or were.
+    pub guards: Vec<pb::Guard>,
 }
 
 /// When a certificate was renewed for the first time; it is named by its SHA-256.
@@ -117,6 +108,10 @@ pub(crate) struct Batch {
     pub unregister: Vec<ResourceKey>,
     /// The log entry of these changes.
     pub revision: Option<pb::Revision>,
+    /// How to go back behind it.
+    pub undo: UndoRow,
+    /// What became of guards.
+    pub put_guards: Vec<pb::Guard>,
     /// Join tokens to write.
     pub put_tokens: Vec<TokenRow>,
     /// Join tokens to forget, by ID.
@@ -165,13 +160,16 @@ pub enum StoreError {
     /// A transaction failed. It was not written, unless the disk lost its answer only.
     #[error("the store failed")]
     Write(#[source] Box<redb::Error>),
+    /// A row of it is not what was written.
+    #[error("the store is damaged: {0}; restore a backup of it")]
+    Row(String),
     /// A write failed before, and the file was not opened again since.
     #[error("the store is closed after a failure")]
     Broken,
 }
 
 /// Any of redb's many error types as its common one.
-fn failed<E: Into<redb::Error>>(error: E) -> StoreError {
+pub(super) fn failed<E: Into<redb::Error>>(error: E) -> StoreError {
     StoreError::Write(Box::new(error.into()))
 }
 
@@ -194,10 +192,19 @@ impl Store {
         path: &Path,
         trust_domain: &str,
     ) -> Result<(Self, Contents), StoreError> {
-        let database = opener(path, Missing::Create).map_err(|error| open_error(path, error))?;
-        prepare(&database, path, trust_domain)?;
-        let contents = read(&database, path)?;
-        let store = Self { path: path.to_owned(), opener, database: Mutex::new(Some(database)) };
+        let (database, contents) = unwound(path, || {
+            let database =
+                opener(path, Missing::Create).map_err(|error| open_error(path, error))?;
+            prepare(&database, path, trust_domain)?;
+            let contents = read(&database, path)?;
+            Ok((database, contents))
+        })?;
+        let store = Self {
+            path: path.to_owned(),
+            opener,
+            limits: LIMITS,
+            database: Mutex::new(Some(database)),
+        };
         if contents.trust_domain != trust_domain {
             return Err(StoreError::TrustDomain {
                 stored: contents.trust_domain,
@@ -231,18 +238,72 @@ impl Store {
             }
             write_identities(transaction, batch)?;
             if let Some(entry) = &batch.revision {
-                let mut log = transaction.open_table(REVISIONS).map_err(failed)?;
-                log.insert(entry.revision, entry.encode_to_vec().as_slice()).map_err(failed)?;
-                while log.len().map_err(failed)? > REVISIONS_MAX {
-                    log.pop_first().map_err(failed)?;
-                }
+                revisions::append(transaction, entry, &batch.undo, self.limits)?;
             }
-            Ok(())
+            revisions::put_guards(transaction, &batch.put_guards)
         });
         if written.is_err() {
             *place = None;
         }
         written
+    }
+
+    /// Reads what is on disk, all of it as it was at one moment.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let transaction = {
+            let place = self.lock();
+            place.as_ref().ok_or(StoreError::Broken)?.begin_read().map_err(failed)?
+        };
+        read(&transaction)
+    }
+
+    /// What was there at a revision, of everything that was touched since; `None` when the log does
+    /// not reach it.
+    ///
+    /// # Errors
+    /// When the disk fails or is damaged, as all that reads.
+    pub(crate) fn past(&self, revision: u64) -> Result<Option<PastByKey>, StoreError> {
+        self.read(|transaction| revisions::past(transaction, revision))
+    }
+
+    /// One revision and what it found; `None` when the log does not reach it.
+    pub(crate) fn undo(
+        &self,
+        revision: u64,
+    ) -> Result<Option<(pb::Revision, UndoRow)>, StoreError> {
+        self.read(|transaction| revisions::undo(transaction, revision))
+    }
+
+    /// What users had written at two revisions; `None` for one that the log does not reach. Also the
+    /// oldest that it does.
+    pub(crate) fn contents(&self, at: [u64; 2]) -> Result<([Option<Content>; 2], u64), StoreError> {
+        self.read(|transaction| {
+            let [one, two] = at.map(|revision| revisions::content(transaction, revision));
+            Ok(([one?, two?], revisions::reach(transaction)?))
+        })
+    }
+
+    /// The oldest revision whose content can be had.
+    pub(crate) fn reach(&self) -> Result<u64, StoreError> {
+        self.read(revisions::reach)
+    }
+
+    /// What a request made when it came before.
+    pub(crate) fn done(&self, request: &str) -> Result<Option<Done>, StoreError> {
+        self.read(|transaction| revisions::done(transaction, request))
+    }
+
+    /// A page of the log before an entry, of those that changed one resource or of all.
+    pub(crate) fn page(
+        &self,
+        before: Option<u64>,
+        only: Option<&pb::ResourceId>,
+        size: usize,
+    ) -> Result<Page, StoreError> {
+        self.read(|transaction| revisions::page(transaction, before, only, size))
     }
 
     /// Whether a write failed and the file is still to be opened again.
@@ -259,9 +320,12 @@ impl Store {
         let mut place = self.lock();
         // The old one lets go of its lock first.
         drop(place.take());
-        let database = (self.opener)(&self.path, Missing::Refuse)
-            .map_err(|error| open_error(&self.path, error))?;
-        let contents = read(&database, &self.path)?;
+        let (database, contents) = unwound(&self.path, || {
+            let database = (self.opener)(&self.path, Missing::Refuse)
+                .map_err(|error| open_error(&self.path, error))?;
+            let contents = read(&database, &self.path)?;
+            Ok((database, contents))
+        })?;
         *place = Some(database);
         Ok(contents)
     }
@@ -277,22 +341,8 @@ impl fmt::Debug for Store {
     }
 }
 
-fn open_file(path: &Path, missing: Missing) -> Result<Database, DatabaseError> {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    match missing {
-        Missing::Create => {
-            // For its owner only, as all secrets are; redb would make it readable by all.
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
-            builder.create(path)
-        }
-        Missing::Refuse => builder.open(path),
-    }
-}
-
 /// Commits what `write` did, or drops all of it when it failed.
-fn transaction(
+pub(super) fn transaction(
     database: &Database,
     write: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
@@ -302,74 +352,6 @@ fn transaction(
     transaction.set_quick_repair(true);
     write(&transaction)?;
     transaction.commit().map_err(failed)
-}
-
-/// Makes the tables and the facts that never change, once.
-fn prepare(database: &Database, path: &Path, trust_domain: &str) -> Result<(), StoreError> {
-    transaction(database, |transaction| {
-        transaction.open_table(RESOURCES).map_err(failed)?;
-        transaction.open_table(REGISTERED).map_err(failed)?;
-        transaction.open_table(REVISIONS).map_err(failed)?;
-        transaction.open_table(TOKENS).map_err(failed)?;
-        transaction.open_table(SUPERSEDED).map_err(failed)?;
-        let mut meta = transaction.open_table(META).map_err(failed)?;
-        let id = format!("{:08x}", fastrand::u32(..));
-        meta.insert("id", id.as_bytes()).map_err(failed)?;
-        let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_vec());
-        match format.as_deref() {
-            Some(FORMAT) => return Ok(()),
-            Some(_) => return Err(StoreError::Newer(path.to_owned())),
-            None => {}
-        }
-        meta.insert("format", FORMAT).map_err(failed)?;
-        meta.insert("trust_domain", trust_domain.as_bytes()).map_err(failed)?;
-        Ok(())
-    })
-}
-
-fn read(database: &Database, path: &Path) -> Result<Contents, StoreError> {
-    let damaged = |what: &str| StoreError::Damaged {
-        path: path.to_owned(),
-        detail: format!("{what} does not decode"),
-    };
-    let transaction = database.begin_read().map_err(failed)?;
-    let mut contents = Contents::default();
-    let meta = transaction.open_table(META).map_err(failed)?;
-    for (name, field) in [("id", &mut contents.id), ("trust_domain", &mut contents.trust_domain)] {
-        let value = meta.get(name).map_err(failed)?.ok_or_else(|| damaged(name))?;
-        *field = String::from_utf8(value.value().to_vec()).map_err(|_| damaged(name))?;
-    }
-    for (definition, into) in
-        [(RESOURCES, &mut contents.resources), (REGISTERED, &mut contents.registered)]
-    {
-        for entry in transaction.open_table(definition).map_err(failed)?.iter().map_err(failed)? {
-            let (name, value) = entry.map_err(failed)?;
-            let resource = pb::Resource::decode(value.value())
-                .ok()
-                .filter(|resource| {
-                    resource::key(resource).is_some_and(|key| key::text(&key) == name.value())
-                })
-                .ok_or_else(|| damaged(name.value()))?;
-            into.push(resource);
-        }
-    }
-    for entry in transaction.open_table(TOKENS).map_err(failed)?.iter().map_err(failed)? {
-        let (id, value) = entry.map_err(failed)?;
-        let row = TokenRow::decode(value.value()).map_err(|_| damaged(id.value()))?;
-        contents.tokens.push(row);
-    }
-    for entry in transaction.open_table(SUPERSEDED).map_err(failed)?.iter().map_err(failed)? {
-        let (name, value) = entry.map_err(failed)?;
-        let (at, until) = value.value();
-        contents.superseded.push((name.value().to_owned(), Superseded { at, until }));
-    }
-    let revisions = transaction.open_table(REVISIONS).map_err(failed)?;
-    if let Some((number, value)) = revisions.last().map_err(failed)? {
-        let entry = pb::Revision::decode(value.value())
-            .map_err(|_| damaged(&format!("revision {}", number.value())))?;
-        contents.newest = Some(entry);
-    }
-    Ok(contents)
 }
 
 fn write_identities(transaction: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {
@@ -395,23 +377,6 @@ fn keyed(resources: &[pb::Resource]) -> impl Iterator<Item = (String, Vec<u8>)> 
     resources.iter().filter_map(|resource| {
         Some((key::text(&resource::key(resource)?), resource.encode_to_vec()))
     })
-}
-
-fn open_error(path: &Path, error: DatabaseError) -> StoreError {
-    let path = path.to_owned();
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            StoreError::Locked(path)
-        }
-        DatabaseError::UpgradeRequired(_) => StoreError::Newer(path),
-        DatabaseError::Storage(StorageError::Io(source))
-            if source.kind() != io::ErrorKind::InvalidData
-                && source.kind() != io::ErrorKind::UnexpectedEof =>
-        {
-            StoreError::Open { path, source }
-        }
-        other => StoreError::Damaged { path, detail: other.to_string() },
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,11 @@ const REASONS_MAX: usize = 100;
 /// Buckets of one destination; the longest latency has fewer.
 const BUCKETS_MAX: usize = 64;
 
+/// Failures that stop for so long and come again began again.
+const QUIET: Duration = Duration::from_mins(1);
+/// Characters of a trace.
+const TRACE_MAX: usize = 32;
+
 /// The last five minutes of one sidecar's outbound traffic, by destination.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
@@ -31,6 +36,20 @@ pub(crate) struct Window {
     last: HashMap<String, Counters>,
     /// Since when differences are known; `None` before the first report.
     since: Option<Instant>,
+    /// Whether the next report begins a slot of its own.
+    cut: bool,
+    /// By destination, then by reason.
+    onsets: BTreeMap<String, BTreeMap<String, Onset>>,
+}
+
+/// When calls began to fail for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Onset {
+    /// When the first failure was reported.
+    pub since: Instant,
+    last: Instant,
+    /// The trace of one of them; empty: none is known.
+    trace: String,
 }
 
 #[derive(Debug)]
@@ -48,6 +67,8 @@ pub(crate) struct Counters {
     pub failed: BTreeMap<String, u64>,
     /// By latency, as in `Traffic.latency_buckets`.
     pub latency: Vec<u64>,
+    /// When those failures began, by reason.
+    pub onsets: BTreeMap<String, Onset>,
 }
 
 impl Counters {
@@ -61,6 +82,7 @@ impl Counters {
                 .map(|(reason, count)| (reason.chars().take(64).collect(), *count))
                 .collect(),
             latency: traffic.latency_buckets.iter().take(BUCKETS_MAX).copied().collect(),
+            onsets: BTreeMap::new(),
         }
     }
 
@@ -85,6 +107,7 @@ impl Counters {
                     count.saturating_sub(before.latency.get(i).copied().unwrap_or(0))
                 })
                 .collect(),
+            onsets: BTreeMap::new(),
         }
     }
 
@@ -101,16 +124,38 @@ impl Counters {
         for (mine, theirs) in self.latency.iter_mut().zip(&other.latency) {
             *mine = mine.saturating_add(*theirs);
         }
+        for (reason, theirs) in &other.onsets {
+            let mine = self.onsets.entry(reason.clone()).or_insert_with(|| theirs.clone());
+            mine.since = mine.since.min(theirs.since);
+            if theirs.last >= mine.last && !theirs.trace.is_empty() {
+                mine.trace.clone_from(&theirs.trace);
+            }
+            mine.last = mine.last.max(theirs.last);
+        }
     }
 
-    /// As the API shows it.
-    pub(crate) fn to_pb(&self, source: &str, destination: &str) -> pb::Traffic {
+    /// As the API shows it; `wall` tells when a moment was.
+    pub(crate) fn to_pb(
+        &self,
+        source: &str,
+        destination: &str,
+        wall: impl Fn(Instant) -> prost_types::Timestamp,
+    ) -> pb::Traffic {
+        let traced = self.onsets.iter().filter(|(_, onset)| !onset.trace.is_empty());
         pb::Traffic {
             source: source.to_owned(),
             destination: destination.to_owned(),
             total: self.total,
             failed: self.failed.iter().map(|(reason, count)| (reason.clone(), *count)).collect(),
             latency_buckets: self.latency.clone(),
+            failed_traces: traced
+                .map(|(reason, onset)| (reason.clone(), onset.trace.clone()))
+                .collect(),
+            failing_since: self
+                .onsets
+                .iter()
+                .map(|(reason, onset)| (reason.clone(), wall(onset.since)))
+                .collect(),
         }
     }
 }
@@ -128,6 +173,9 @@ impl Window {
             let counters = Counters::read(traffic);
             let before = self.last.get(&traffic.destination);
             let added = before.map_or_else(|| counters.clone(), |before| counters.since(before));
+            if !first && !added.failed.is_empty() {
+                self.failed(now, traffic, &added.failed);
+            }
             if !first && added.total > 0 {
                 counts.insert(traffic.destination.clone(), added);
             }
@@ -135,7 +183,8 @@ impl Window {
         }
         self.last = last;
         self.forget(now);
-        match self.slots.back_mut().filter(|slot| now.duration_since(slot.at) < SLOT) {
+        let cut = std::mem::take(&mut self.cut);
+        match self.slots.back_mut().filter(|slot| !cut && now.duration_since(slot.at) < SLOT) {
             Some(slot) => {
                 for (destination, added) in counts {
                     slot.counts.entry(destination).or_default().add(&added);
@@ -151,6 +200,27 @@ impl Window {
         while self.slots.front().is_some_and(|slot| now.duration_since(slot.at) > WINDOW) {
             self.slots.pop_front();
         }
+        for reasons in self.onsets.values_mut() {
+            reasons.retain(|_, onset| now.duration_since(onset.last) <= WINDOW);
+        }
+        self.onsets.retain(|_, reasons| !reasons.is_empty());
+    }
+
+    /// Notes since when calls fail.
+    fn failed(&mut self, now: Instant, traffic: &pb::Traffic, failed: &BTreeMap<String, u64>) {
+        let reasons = self.onsets.entry(traffic.destination.clone()).or_default();
+        for reason in failed.keys() {
+            let new = || Onset { since: now, last: now, trace: String::new() };
+            let onset = reasons.entry(reason.clone()).or_insert_with(new);
+            if now.duration_since(onset.last) > QUIET {
+                onset.since = now;
+            }
+            onset.last = now;
+            if let Some(trace) = traffic.failed_traces.get(reason) {
+                onset.trace =
+                    trace.chars().filter(char::is_ascii_hexdigit).take(TRACE_MAX).collect();
+            }
+        }
     }
 
     /// Whether it has nothing to show any more.
@@ -163,13 +233,25 @@ impl Window {
         self.since.map_or(Duration::ZERO, |since| now.duration_since(since).min(WINDOW))
     }
 
-    /// The sum over the window, by destination.
-    pub(crate) fn sums(&self, now: Instant) -> BTreeMap<&str, Counters> {
+    /// What is reported from now on is told apart from what was before.
+    pub(crate) fn cut(&mut self) {
+        self.cut = true;
+    }
+
+    /// The sum of what was reported within this time, at most the window's, by destination.
+    pub(crate) fn sums_of(&self, now: Instant, within: Duration) -> BTreeMap<&str, Counters> {
+        let within = within.min(WINDOW);
         let mut sums: BTreeMap<&str, Counters> = BTreeMap::new();
-        for slot in self.slots.iter().filter(|slot| now.duration_since(slot.at) <= WINDOW) {
+        for slot in self.slots.iter().filter(|slot| now.duration_since(slot.at) <= within) {
             for (destination, added) in &slot.counts {
                 sums.entry(destination).or_default().add(added);
             }
+        }
+        for (destination, counters) in &mut sums {
+            let onsets = self.onsets.get(*destination).into_iter().flatten();
+            let failing = onsets.filter(|(reason, _)| counters.failed.contains_key(*reason));
+            counters.onsets =
+                failing.map(|(reason, onset)| (reason.clone(), onset.clone())).collect();
         }
         sums
     }
@@ -181,7 +263,7 @@ mod tests {
 
     use tokio::time::{Instant, advance};
 
-    use super::Window;
+    use super::{WINDOW, Window};
     use crate::resource::pb;
 
     fn traffic(total: u64, denied: u64, latency: &[u64]) -> Vec<pb::Traffic> {
@@ -196,7 +278,7 @@ mod tests {
 
     /// Total, denied and latencies over the window.
     fn seen(window: &Window) -> (u64, u64, Vec<u64>) {
-        let sums = window.sums(Instant::now());
+        let sums = window.sums_of(Instant::now(), WINDOW);
         let counters = sums.get("catalog.shop").cloned().unwrap_or_default();
         let denied = counters.failed.get("denied").copied().unwrap_or(0);
         (counters.total, denied, counters.latency)
@@ -222,6 +304,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn failures_have_a_beginning_and_the_last_trace() {
+        let mut window = Window::default();
+        let report = |window: &mut Window, denied: u64, trace: &str| {
+            let mut traffic = traffic(1000 + denied, denied, &[]);
+            traffic[0].failed_traces.insert("denied".to_owned(), trace.to_owned());
+            window.report(Instant::now(), &traffic);
+        };
+        let start = Instant::now();
+        let began = |window: &Window| {
+            let sums = window.sums_of(Instant::now(), WINDOW);
+            let onset = sums["catalog.shop"].onsets["denied"].clone();
+            ((onset.since - start).as_secs(), onset.trace)
+        };
+        report(&mut window, 0, "");
+        for (seconds, denied, trace, expected) in [
+            (5, 1, "aa", (5, "aa")),
+            (50, 2, "bb", (5, "bb")),
+            (50, 2, "bb", (5, "bb")),
+            // After a minute without any they began again.
+            (20, 3, "c\u{1b}c", (125, "cc")),
+        ] {
+            advance(Duration::from_secs(seconds)).await;
+            report(&mut window, denied, trace);
+            assert_eq!(began(&window), (expected.0, expected.1.to_owned()));
+        }
+        advance(Duration::from_secs(400)).await;
+        window.forget(Instant::now());
+        assert!(window.onsets.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_sidecar_that_began_anew_counts_from_zero() {
         let mut window = Window::default();
         window.report(Instant::now(), &[]);
@@ -238,7 +351,7 @@ mod tests {
         window.report(Instant::now(), &[]);
         let long = pb::Traffic { destination: "x".repeat(1 << 20), total: 1, ..Default::default() };
         window.report(Instant::now(), &[long]);
-        assert!(window.sums(Instant::now()).is_empty());
+        assert!(window.sums_of(Instant::now(), WINDOW).is_empty());
         for total in [u64::MAX, 0, u64::MAX] {
             window.report(Instant::now(), &traffic(total, total, &[total]));
         }

@@ -1,5 +1,6 @@
 //! `Watch`: what matches now, then every change. Like the sidecars' stream it is level-triggered:
-//! nothing queues up for a slow reader, who then sees the newest state and not each step to it.
+//! nothing queues up for a slow reader, who then sees the newest state and not each step to it. Whoever
+//! was away goes on from the revision that it saw last: the log says what there was then.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{
-    conditions::with_status, filter::Filter, fleet::Fleet, key, state::State, world::World,
+    conditions::with_status, error, filter::Filter, fleet::Fleet, key, log, state::State,
+    world::World,
 };
 use crate::resource::{
-    ResourceKey,
+    Kind, ResourceKey,
     pb::{self, watch_response::Event},
 };
 
@@ -39,6 +41,42 @@ impl Watch {
     ) -> Self {
         let (state, fleet) = (Arc::clone(state), Arc::clone(fleet));
         Self { state, fleet, filter, sender, sent: BTreeMap::new() }
+    }
+
+    /// Goes on after a revision of an earlier stream instead of telling all. Blocks on the disk.
+    ///
+    /// # Errors
+    /// OUT_OF_RANGE when what was then is not known any more; when the store fails.
+    pub(crate) fn resume(&mut self, revision: u64, history: &str) -> Result<(), Status> {
+        let newest = self.state.newest().revision;
+        let reach = self.state.store().reach().map_err(|error| error::store(&error))?;
+        if !history.is_empty() && history != self.state.history() {
+            return Err(log::too_old(
+                "the store was put back from a copy since; its revisions count something else",
+                revision,
+                reach,
+                newest,
+            ));
+        }
+        let contents = self.state.store().contents([revision, revision]);
+        let ([Some(content), _], _) = contents.map_err(|error| error::store(&error))? else {
+            return Err(log::unreachable(revision, reach, newest));
+        };
+        self.sent = content
+            .iter()
+            .filter(|(key, resource)| self.filter.takes(key, resource))
+            .map(|(key, resource)| (key.clone(), key::version(resource).to_owned()))
+            .collect();
+        if [Kind::Workload, Kind::Service].iter().any(|kind| self.filter.takes_kind(*kind)) {
+            let gone = self.state.gone_since(revision).ok_or_else(|| {
+                let what = "which live workloads went since that revision is not known any more";
+                log::too_old(what, revision, reach, newest)
+            })?;
+            for key in gone.into_iter().filter(|key| self.filter.takes_key(key)) {
+                self.sent.entry(key).or_default();
+            }
+        }
+        Ok(())
     }
 
     /// Tells changes until the reader is gone, `over` says that his right is, or `ending` is cancelled.
@@ -107,7 +145,11 @@ impl Watch {
     }
 
     async fn send(&self, world: &World, event: Event) -> Result<(), Gone> {
-        let message = pb::WatchResponse { revision: world.revision, event: Some(event) };
+        let message = pb::WatchResponse {
+            revision: world.revision,
+            event: Some(event),
+            store: self.state.history().to_owned(),
+        };
         self.sender.send(Ok(message)).await.map_err(|_| Gone)
     }
 }

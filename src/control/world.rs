@@ -5,12 +5,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use super::{key, refs};
+use super::{
+    key, refs,
+    trail::{Step, Trail},
+};
 use crate::{
-    resource::{Kind, ResourceKey, pb},
+    resource::{Kind, Problem, ResourceKey, pb},
+    snapshot,
     units::ServiceName,
 };
 
@@ -28,6 +32,22 @@ pub(crate) struct World {
     pub live: Arc<Shelf>,
     /// Which of the stored services users did not write: they belong to no revision.
     pub registered: Arc<BTreeSet<ResourceKey>>,
+    /// How it came to be from the worlds before it.
+    pub trail: Arc<Trail>,
+    /// The mesh's trust domain.
+    pub trust_domain: Arc<str>,
+    /// What is wrong with it, once somebody has asked.
+    pub checked: Arc<OnceLock<Checked>>,
+}
+
+/// What the compiler says of all resources together, by resource.
+pub(crate) type Problems = BTreeMap<ResourceKey, Vec<Problem>>;
+
+/// That, with the halves of the world that it was said of.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    of: [Arc<Shelf>; 2],
+    problems: Arc<Problems>,
 }
 
 /// Resources with the questions that are asked of them answered beforehand.
@@ -58,6 +78,11 @@ impl Shelf {
         shelf
     }
 
+    /// Namespaces in which there is anything.
+    pub(super) fn namespaces(&self) -> &BTreeSet<String> {
+        &self.namespaces
+    }
+
     fn index(&mut self, key: &ResourceKey, resource: &pb::Resource) {
         if !key.namespace.is_empty() {
             self.namespaces.insert(key.namespace.clone());
@@ -82,6 +107,34 @@ impl Shelf {
 }
 
 impl World {
+    /// The next world after this one.
+    pub(crate) fn then(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = Self { checked: Arc::default(), ..self.clone() };
+        change(&mut next);
+        next.trail = Arc::new(self.trail.then(Step::between(self, &next)));
+        next
+    }
+
+    /// What the compiler says of these resources together, be it the one that every sidecar runs. It
+    /// is worked out once for a world.
+    pub(crate) fn problems(&self) -> Arc<Problems> {
+        let check = || {
+            let all = self.all().map(|(key, resource)| (key.clone(), Arc::clone(resource)));
+            let mut problems = Problems::new();
+            for problem in snapshot::check(&all.collect::<Resources>(), &self.trust_domain) {
+                if let Some(key) = &problem.resource {
+                    problems.entry(key.clone()).or_default().push(problem);
+                }
+            }
+            Arc::new(problems)
+        };
+        let of = [Arc::clone(&self.stored), Arc::clone(&self.live)];
+        let checked = self.checked.get_or_init(|| Checked { of: of.clone(), problems: check() });
+        // A world that was made of this one by hand shares its answer without being it.
+        let same = checked.of.iter().zip(&of).all(|(one, other)| Arc::ptr_eq(one, other));
+        if same { Arc::clone(&checked.problems) } else { check() }
+    }
+
     /// The resource of that key; a live workload hides a stored one of its name.
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<&Arc<pb::Resource>> {
         self.live.resources.get(key).or_else(|| self.stored.resources.get(key))
@@ -178,6 +231,11 @@ impl World {
             }
         }
         found
+    }
+
+    /// The services of a namespace that have a selector.
+    pub(crate) fn selecting(&self, namespace: &str) -> &[ResourceKey] {
+        self.stored.selecting.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// Every namespace in which there is anything.

@@ -22,6 +22,7 @@ mod commands;
 mod control_api;
 mod dev;
 mod first_minutes;
+mod fleet;
 mod harness;
 mod interop;
 mod jaeger;

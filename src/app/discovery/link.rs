@@ -24,6 +24,8 @@ const SENDING_MAX: usize = 64;
 /// The longest pause before the first try, doubled with each up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest time over which a control plane may spread its sidecars.
+const SPREAD_MAX: Duration = Duration::from_secs(60);
 
 /// An open stream.
 #[derive(Debug)]
@@ -77,25 +79,36 @@ async fn send(sender: &mpsc::Sender<pb::SubscribeRequest>, message: Message) -> 
 /// Pauses with full jitter, growing until a stream has lasted. One that ends soon after something was
 /// heard (a control plane that fails, two workloads of one name that replace each other) is no reason
 /// to come again at once.
+///
+/// The control plane says over how long its sidecars should come again, which is more than a moment
+/// when there are many of them: the first pause is random within that time, and none grows beyond it.
 #[derive(Debug)]
 pub(super) struct Pauses {
     longest: Duration,
     heard: Option<Instant>,
+    spread: Duration,
 }
 
 impl Pauses {
     pub(super) fn new() -> Self {
-        Self { longest: PAUSE_FIRST, heard: None }
+        Self { longest: PAUSE_FIRST, heard: None, spread: Duration::ZERO }
+    }
+
+    /// The control plane wants its sidecars to come again within this time.
+    pub(super) fn spread(&mut self, within: Duration) {
+        self.spread = within.min(SPREAD_MAX);
     }
 
     /// The stream is over. The next pause; `random` is from 0.0 up to 1.0.
     pub(super) fn next(&mut self, random: f64, now: Instant) -> Duration {
         let heard = self.heard.take();
-        if heard.is_some_and(|heard| now.saturating_duration_since(heard) >= PAUSE_MAX) {
+        let lasted = heard.is_some_and(|heard| now.saturating_duration_since(heard) >= PAUSE_MAX);
+        if lasted {
             self.longest = PAUSE_FIRST;
         }
-        let pause = self.longest.mul_f64(random);
-        self.longest = (self.longest * 2).min(PAUSE_MAX);
+        let longest = if lasted { self.longest.max(self.spread) } else { self.longest };
+        let pause = longest.mul_f64(random);
+        self.longest = (self.longest * 2).min(PAUSE_MAX.max(self.spread));
         pause
     }
 
@@ -133,5 +146,17 @@ mod tests {
         pauses.heard(now);
         pauses.heard(now + PAUSE_MAX);
         assert_eq!(pauses.next(1.0, now + PAUSE_MAX), PAUSE_FIRST);
+    }
+
+    #[test]
+    fn who_lost_a_stream_that_lasted_comes_within_the_time_that_the_control_plane_gave() {
+        let (mut pauses, now) = (Pauses::new(), Instant::now());
+        let spread = Duration::from_secs(8);
+        pauses.spread(spread);
+        assert_eq!(pauses.next(1.0, now), PAUSE_FIRST, "at its start it waits for nobody");
+        pauses.heard(now);
+        assert_eq!(pauses.next(1.0, now + PAUSE_MAX), spread);
+        assert_eq!(pauses.next(1.0, now + PAUSE_MAX), PAUSE_FIRST * 2, "nobody was there");
+        assert_eq!((0..9).map(|_| pauses.next(1.0, now)).max(), Some(spread));
     }
 }

@@ -278,6 +278,9 @@ impl Discovery {
                     match message {
                         Ok(Some(change)) => {
                             pauses.heard(Instant::now());
+                            if let Some(within) = change.reconnect_within {
+                                pauses.spread(within.try_into().unwrap_or_default());
+                            }
                             *last = None;
                             self.take(change, &mut link).await
                         }

@@ -168,6 +168,7 @@ impl Running {
     ) -> io::Result<ExitStatus> {
         let mut tasks = Tasks::new();
         announce::start_watchdog(&mut tasks);
+        announce::start_status(&mut tasks, self.sidecar.summary());
         child::pass_on(&mut tasks, &self.child)?;
         if let Some((address, condition)) = application {
             tasks.spawn("the application's port", async move {
@@ -200,9 +201,11 @@ impl Running {
             };
             match wish {
                 Wish::Reload => {
+                    announce::notify_reloading();
                     child::send(&self.child, Signal::HUP);
                     // What goes wrong is logged there.
                     let _kept = self.sidecar.reload().await;
+                    announce::notify("READY=1");
                 }
                 // The application decides what a Ctrl-C means.
                 Wish::Interrupt if child::interrupt_is_shared() => {}

@@ -104,6 +104,12 @@ impl Sidecar {
         Ok(Self { state, addresses, servers, _tasks: tasks })
     }
 
+    /// Tells how it is, in one line for a supervisor: `ready, revision 42, no control plane`.
+    pub fn summary(&self) -> impl Fn() -> String + Send + 'static + use<> {
+        let state = Arc::clone(&self.state);
+        move || state.summary()
+    }
+
     /// The service beside it.
     pub fn service(&self) -> &ServiceName {
         &self.state.service

@@ -41,6 +41,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Where it stands: `eu-1/a`.
     pub zone: String,
+    /// Its share of the requests beside other workloads; by default 1.
+    pub weight: Option<u32>,
     /// Threads of the proxy; by default one per core.
     pub workers: Option<usize>,
     /// What is known of telemetry before any configuration.
@@ -78,6 +80,7 @@ impl Options {
             advertise: None,
             labels: BTreeMap::new(),
             zone: String::new(),
+            weight: None,
             workers: None,
             telemetry: TelemetryOptions::default(),
             access_log: Box::new(io::stdout()),

@@ -33,12 +33,15 @@ pub enum RoleError {
 /// When it does not start, or the one who waits for it to be ready can not be told.
 pub async fn serve(options: Options, announce: Announce) -> Result<(), RoleError> {
     let mut wishes = Wishes::listen(announce.supervisor)?;
+    let mut tasks = Tasks::new();
+    // From the first moment on: whoever waits for a control plane is alive.
+    announce::start_watchdog(&mut tasks);
+    announce::notify("STATUS=starting");
     let sidecar = tokio::select! {
         started = Sidecar::start(options) => started?,
         () = ended(&mut wishes) => return Ok(()),
     };
-    let mut tasks = Tasks::new();
-    announce::start_watchdog(&mut tasks);
+    announce::start_status(&mut tasks, sidecar.summary());
     let mut told = false;
     loop {
         let wish = tokio::select! {

@@ -322,6 +322,7 @@ async fn node(
         ports: ports.collect(),
         labels: options.labels.clone().into_iter().collect(),
         zone: options.zone.clone(),
+        weight: options.weight,
     })
 }
 

@@ -74,6 +74,30 @@ impl HealthView for State {
     }
 }
 
+impl State {
+    /// How it is, in one line.
+    pub(super) fn summary(&self) -> String {
+        let missing = self.missing();
+        let mut text = match missing.as_slice() {
+            [] => "ready".to_owned(),
+            missing => format!("not ready: {}", missing.join(", ")),
+        };
+        let Some(running) = self.running.get() else { return text };
+        if let Some(snapshot) = running.snapshots.load() {
+            text.push_str(&format!(", revision {}", snapshot.revision));
+        }
+        if let Origin::Live { watch, .. } = &running.origin {
+            let progress = watch.progress();
+            text.push_str(if progress.connected { "" } else { ", no control plane" });
+            match progress.refused.len() {
+                0 => {}
+                refused => text.push_str(&format!(", {refused} resources refused")),
+            }
+        }
+        text
+    }
+}
+
 impl AdminView for State {
     fn config(&self) -> Value {
         let phase = match *self.phase.borrow() {

@@ -1,9 +1,10 @@
 //! `outrigger check`: what is wrong, looked for from here towards the mesh: context, credential,
-//! reachability, TLS, the API, clocks, versions, sidecars, certificates, refused resources. Each
+//! reachability, TLS, the API, clocks, versions, sidecars, certificates, refused resources, ports. Each
 //! line says what to do, and what can not be looked at because of an earlier failure is left out.
 
 mod here;
 mod mesh;
+mod ports;
 mod report;
 
 use std::process::ExitCode;
@@ -78,6 +79,11 @@ async fn look(args: &Args, report: &mut Report) {
     match everything.fetch(&connected).await {
         Ok(resources) => mesh::conditions(&resources, report),
         Err(failure) => report.add(Line::failure("resources", &failure)),
+    }
+    let workloads = Filter { kinds: &[Kind::Workload], namespace: None, selector: "" };
+    match workloads.fetch(&connected).await {
+        Ok(workloads) => ports::look(&workloads, subject.as_deref(), report).await,
+        Err(failure) => report.add(Line::failure("ports", &failure)),
     }
 }
 

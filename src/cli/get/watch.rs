@@ -53,6 +53,7 @@ pub(super) async fn watch(
         kinds: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
         namespace: wanted.namespace.clone().filter(|_| namespaced).unwrap_or_default(),
         selector: wanted.selector.clone(),
+        ..Default::default()
     };
     let answer = connected.client.config().watch(request).await;
     let mut events = answer.map_err(|status| connected.failed(&status))?.into_inner();

@@ -21,6 +21,9 @@ pub(in crate::cli) const ROOT: &str = "root certificate";
 /// A sidecar takes milliseconds to run what is new; after this long something holds it up.
 const SYNC_MAX: Duration = Duration::from_secs(10);
 
+/// What began so long after a change may have come of it.
+const CHANGE_BEFORE_MAX: Duration = Duration::from_mins(10);
+
 /// How bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::cli) enum Severity {
@@ -41,7 +44,9 @@ pub(in crate::cli) struct Finding {
 
 /// Everything found, worst first.
 pub(super) fn all(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = status.services.iter().filter_map(of_service).collect();
+    let services = status.services.iter();
+    let mut findings: Vec<Finding> =
+        services.filter_map(|service| of_service(service, status, now)).collect();
     findings.extend(status.refusals.iter().map(of_refusal));
     findings.extend(status.sidecars.iter().filter_map(|sidecar| of_sidecar(sidecar, now)));
     findings.extend(behind(status, now));
@@ -50,7 +55,11 @@ pub(super) fn all(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> 
     findings
 }
 
-fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
+fn of_service(
+    service: &pb::ServiceStatus,
+    status: &pb::StatusResponse,
+    now: SystemTime,
+) -> Option<Finding> {
     let name = format!("{}.{}", service.name, service.namespace);
     let calls = Calls::of(service);
     let endpoints =
@@ -66,10 +75,16 @@ fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
     } else {
         Severity::Warning
     };
-    let window =
-        words::age(Duration::try_from_secs_f64(service.window_seconds).unwrap_or_default());
+    let since = calls.since.get(reason).copied();
+    let when = match since {
+        Some(since) => format!("since {}", words::clock_time(since, now)),
+        None => {
+            let window = Duration::try_from_secs_f64(service.window_seconds).unwrap_or_default();
+            format!("in the last {}", words::age(window))
+        }
+    };
     let what = format!(
-        "{reason}: {count} of {} calls failed in the last {window} (from {})",
+        "{reason}: {count} of {} calls failed {when} (from {})",
         calls.total,
         calls.failed_from.join(", "),
     );
@@ -77,8 +92,42 @@ fn of_service(service: &pb::ServiceStatus) -> Option<Finding> {
     if missing || service.total == 0 {
         lines.push(endpoints);
     }
-    lines.push(format!("try: {}", next_command(reason, service)));
+    if let Some(link) = calls.traces.get(reason).and_then(|trace| trace_link(status, trace)) {
+        lines.push(format!("one of them: {link}"));
+    }
+    let before = since.filter(|_| !callers_fault).and_then(|since| change_before(status, since));
+    lines.push(match before {
+        Some((revision, after)) => format!(
+            "began {} after rev {revision}     try: outrigger rollback {} --dry-run",
+            words::age(after),
+            revision - 1
+        ),
+        None => format!("try: {}", next_command(reason, service)),
+    });
     Some(Finding { severity, subject: name, what, lines })
+}
+
+/// The last change before something began, if it was shortly before, and how long before.
+fn change_before(status: &pb::StatusResponse, since: SystemTime) -> Option<(u64, Duration)> {
+    let newest = (status.revision, status.changed_at.as_ref());
+    let known = status.recent.iter().map(|it| (it.revision, it.changed_at.as_ref()));
+    let before = known.chain([newest]).filter_map(|(revision, at)| {
+        Some((revision, since.duration_since(words::time(at)?).ok()?))
+    });
+    before
+        .filter(|(revision, after)| *revision > 1 && *after <= CHANGE_BEFORE_MAX)
+        .min_by_key(|(revision, after)| (*after, std::cmp::Reverse(*revision)))
+}
+
+/// Where the traces' user interface shows one: at `/trace/ID`, as Jaeger has it, or where its
+/// address says `{trace}`.
+fn trace_link(status: &pb::StatusResponse, trace: &str) -> Option<String> {
+    let ui = status.tracing_ui.as_str();
+    match ui {
+        "" => None,
+        ui if ui.contains("{trace}") => Some(ui.replace("{trace}", trace)),
+        ui => Some(format!("{}/trace/{trace}", ui.trim_end_matches('/'))),
+    }
 }
 
 /// What is wrong with a service though no call failed.
@@ -174,7 +223,13 @@ fn behind(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> {
         let subject = format!("{}.{}", sidecar.workload, sidecar.namespace);
         Finding {
             severity: Severity::Warning,
-            what: format!("still runs rev {}", sidecar.revision),
+            what: match words::time(sidecar.behind_since.as_ref()).map(|at| now.duration_since(at))
+            {
+                Some(Ok(lag)) => {
+                    format!("still runs rev {}, behind for {}", sidecar.revision, words::age(lag))
+                }
+                _ => format!("still runs rev {}", sidecar.revision),
+            },
             lines: vec![format!("try: outrigger check {subject}")],
             subject,
         }

@@ -4,11 +4,13 @@ pub(super) mod findings;
 mod render;
 mod traffic;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
+
+use tokio::time;
 
 use super::{
     output::{self, Failure, Format, Output},
-    remote::Remote,
+    remote::{Connected, Remote},
     report, words,
 };
 use crate::{
@@ -16,9 +18,15 @@ use crate::{
     resource::{Problem, pb},
 };
 
+/// Between two pictures of a watch.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Home, and everything below it erased: less flicker than an empty screen.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
 const EXAMPLES: &str = "\
 Examples:
   outrigger status
+  outrigger status -w                  again and again
   outrigger status inventory.shop      one service with its sidecars
   outrigger status orders-2            one sidecar of the context's namespace
   outrigger status -o json";
@@ -29,6 +37,9 @@ pub(super) struct Args {
     /// Only this service or sidecar: NAME or NAME.NAMESPACE
     #[arg(value_name = "SERVICE|WORKLOAD")]
     subject: Option<String>,
+    /// Again every two seconds, until it is stopped
+    #[arg(short, long, env = "OUTRIGGER_WATCH")]
+    watch: bool,
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
@@ -42,6 +53,28 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
 async fn show(args: Args) -> Result<ExitCode, Failure> {
     let connected = args.remote.connect()?;
+    if !args.watch {
+        let text = picture(&args, &connected).await?;
+        output::out(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let clear = if output::is_terminal() { CLEAR } else { "" };
+    loop {
+        let text = match picture(&args, &connected).await {
+            Ok(text) => text,
+            // A control plane that is away for a moment ends no watch of a person.
+            Err(failure) if output::is_terminal() => format!("{}\n", failure.message()),
+            Err(failure) => return Err(failure),
+        };
+        if !output::out_to_reader(&format!("{clear}{text}"))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// The mesh as it is now, as it is to be printed.
+async fn picture(args: &Args, connected: &Connected) -> Result<String, Failure> {
     let answer = connected.client.config().status(pb::StatusRequest::default()).await;
     let mut status = answer.map_err(|status| connected.failed(&status))?.into_inner();
     if let Some(subject) = &args.subject {
@@ -60,7 +93,7 @@ async fn show(args: Args) -> Result<ExitCode, Failure> {
         sidecars: args.subject.is_some() || args.output.format == Format::Wide,
         coloured: output::coloured(),
     };
-    args.output.format.print(|| render::render(&status, view), || json(&status))
+    args.output.format.text(|| render::render(&status, view), || json(&status))
 }
 
 /// Leaves only that service with its sidecars, or that sidecar with its service; whether there is
@@ -148,6 +181,10 @@ fn service_json(service: &pb::ServiceStatus) -> serde_json::Value {
             "destination": traffic.destination,
             "total": traffic.total,
             "failed": traffic.failed,
+            "failingSince": traffic.failing_since.iter()
+                .map(|(reason, at)| (reason.clone(), words::time_json(Some(at))))
+                .collect::<serde_json::Map<_, _>>(),
+            "failedTraces": traffic.failed_traces,
         })).collect::<Vec<_>>(),
     })
 }
@@ -165,6 +202,7 @@ fn sidecar_json(sidecar: &pb::SidecarStatus) -> serde_json::Value {
         "certificateExpiresAt": words::time_json(sidecar.certificate_expires_at.as_ref()),
         "inSync": sidecar.in_sync,
         "revision": sidecar.revision,
+        "behindSince": words::time_json(sidecar.behind_since.as_ref()),
     })
 }
 

@@ -41,6 +41,7 @@ fn service(
             total: calls,
             failed,
             latency_buckets: vec![0, 0, 0, 0, calls],
+            ..Default::default()
         }],
         window_seconds: 300.0,
         leads_elsewhere: false,
@@ -60,6 +61,7 @@ fn sidecar(workload: &str, service: &str, expires: i64) -> pb::SidecarStatus {
         certificate_expires_at: at(expires),
         in_sync: true,
         revision: 42,
+        behind_since: None,
     }
 }
 
@@ -83,6 +85,7 @@ fn status() -> pb::StatusResponse {
         tracing_ui: "http://127.0.0.1:16686".into(),
         refusals: Vec::new(),
         now: at(0),
+        recent: Vec::new(),
     }
 }
 
@@ -110,6 +113,37 @@ control plane localhost:15010  up 9d  root expires in 9y  version 0.1.0
 traces http://127.0.0.1:16686
 ";
     assert_eq!(picture(&status()), expected);
+}
+
+#[test]
+fn a_failure_is_put_beside_the_change_before_it() {
+    let mut status = status();
+    status.sidecars.clear();
+    let traffic = &mut status.services[1].traffic[0];
+    traffic.failing_since.insert("no_endpoint".into(), at(-160).expect("set"));
+    traffic.failed_traces.insert("no_endpoint".into(), "4bf92f3577b34da6a3ce929d0e0e4736".into());
+    let expected = "\
+x inventory.shop   no_endpoint: 61 of 412 calls failed since SINCE UTC (from orders.shop)
+    3 endpoints: 1 ready
+    one of them: http://127.0.0.1:16686/trace/4bf92f3577b34da6a3ce929d0e0e4736
+    began 20s after rev 42     try: outrigger rollback 41 --dry-run
+";
+    let since = at(-160).expect("set").to_string();
+    assert!(
+        picture(&status).contains(&expected.replace("SINCE", &since[11..19])),
+        "{}",
+        picture(&status)
+    );
+    // A later change is not the cause, and one of an hour before is none that a person would ask.
+    status.recent = vec![
+        pb::Revision { revision: 41, changed_at: at(-200), ..Default::default() },
+        pb::Revision { revision: 42, changed_at: at(-100), ..Default::default() },
+    ];
+    status.changed_at = at(-100);
+    assert!(picture(&status).contains("began 40s after rev 41     try: outrigger rollback 40"));
+    status.recent.clear();
+    status.changed_at = at(-3600);
+    assert!(picture(&status).contains("    try: outrigger status inventory.shop\n"));
 }
 
 #[test]

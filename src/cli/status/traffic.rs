@@ -1,8 +1,8 @@
 //! What callers saw of one service: totals over all sources, and quantiles from latency buckets.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
-use crate::resource::pb;
+use crate::{cli::words, resource::pb};
 
 /// The calls to one service over a window, summed over their sources.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -11,6 +11,10 @@ pub(super) struct Calls {
     pub(super) total: u64,
     /// How many failed, by reason.
     pub(super) failed: BTreeMap<String, u64>,
+    /// Since when they fail, by reason.
+    pub(super) since: BTreeMap<String, SystemTime>,
+    /// The trace of a call that failed, by reason.
+    pub(super) traces: BTreeMap<String, String>,
     /// Who made failing calls, the most affected first.
     pub(super) failed_from: Vec<String>,
     /// Calls by latency; bucket i counts those below 1 ms × 2^(i/2) and not below the one before.
@@ -28,6 +32,13 @@ impl Calls {
                 *calls.failed.entry(reason.clone()).or_default() += count;
                 failed += count;
             }
+            for (reason, at) in &traffic.failing_since {
+                let Some(at) = words::time(Some(at)) else { continue };
+                let since = calls.since.entry(reason.clone()).or_insert(at);
+                *since = at.min(*since);
+            }
+            let traces = traffic.failed_traces.iter();
+            calls.traces.extend(traces.map(|(reason, trace)| (reason.clone(), trace.clone())));
             if failed > 0 {
                 sources.push((failed, &traffic.source));
             }

@@ -91,8 +91,10 @@ async fn every_method_is_refused_to_whoever_may_not_call_it() {
     let unknown = plane.authority().credential("reader", hour, now).expect("made");
     let viewer = plane.credential("viewer", CredentialRole::Viewer, &[]).await;
     let editor = plane.credential("editor", CredentialRole::Editor, &["shop"]).await;
+    let log = ["History", "Diff", "GetGuard"];
     let reads = ["Get", "List", "Status", "ListTokens", "GetAuthority", "TrustBundle", "Join"];
-    let writes = ["Apply", "Delete", "CreateToken", "RevokeToken"];
+    let reads = [&reads[..], &log].concat();
+    let writes = ["Apply", "Delete", "Rollback", "CreateToken", "RevokeToken"];
     let of_workload = [&["Join", "Renew", "TrustBundle", "Subscribe"], &standard[..]].concat();
     // Watch is a method of two services, and only one of them is for everybody.
     for (who, caller, expected) in [
@@ -266,8 +268,7 @@ async fn an_editor_writes_in_its_namespaces_and_nowhere_else() {
     let refused = soon(editor.tokens().create_token(token("billing"))).await.expect_err("refused");
     assert_eq!(refused.code(), Code::PermissionDenied);
     let theirs = soon(plane.admin().tokens().create_token(token("billing"))).await.expect("made");
-    let id = theirs.into_inner().info.expect("told").id;
-    let revoke = pb::RevokeTokenRequest { id };
+    let revoke = pb::RevokeTokenRequest { id: theirs.into_inner().info.expect("told").id };
     let refused = soon(editor.tokens().revoke_token(revoke)).await.expect_err("refused");
     assert_eq!(refused.code(), Code::PermissionDenied);
     check_audit(&plane).await;

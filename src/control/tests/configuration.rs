@@ -165,7 +165,7 @@ async fn a_watch_tells_what_there_is_and_then_every_change() {
     let request = pb::WatchRequest {
         kinds: vec!["Service".into()],
         namespace: "shop".into(),
-        selector: String::new(),
+        ..Default::default()
     };
     let mut watch = soon(admin.config().watch(request)).await.expect("accepted").into_inner();
     let mut hear = async || {

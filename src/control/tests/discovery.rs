@@ -12,7 +12,7 @@ use crate::{
     resource::pb::{self, WorkloadPhase, subscribe_request::Message},
 };
 
-fn held(message: &pb::SubscribeResponse) -> Vec<pb::Held> {
+pub(super) fn held(message: &pb::SubscribeResponse) -> Vec<pb::Held> {
     message
         .changed
         .iter()
@@ -199,6 +199,7 @@ async fn status_counts_endpoints_and_traffic() {
         total,
         failed: [("no_endpoint".to_owned(), failed)].into(),
         latency_buckets: vec![total],
+        ..Default::default()
     };
     for (total, failed) in [(100, 50), (110, 53)] {
         web.say(Message::State(pb::WorkloadState {

@@ -5,7 +5,7 @@ use std::{os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use super::{Plane, data, hello, soon, subscription};
+use super::{Plane, data, discovery::held, hello, soon, subscription};
 use crate::{
     clock,
     control::{ControlPlane, OpenError, Options, Root, StoreError, sample::service},
@@ -69,6 +69,14 @@ async fn endpoints_stay_over_a_restart_until_they_had_time_to_come_back() {
     let mut web = plane.workload("shop/web").sidecar(with(holds)).await;
     // Nothing is changed or removed, though orders-1 is not back.
     assert_eq!(web.hear().await, ["!web.shop", "!orders.shop"]);
+    // Who knew nothing of it hears of it too.
+    let caller = plane.workload("shop/web");
+    let new = caller.sidecar(pb::Hello {
+        subscriptions: vec![subscription("shop/orders")],
+        ..hello("shop/web", "web-2")
+    });
+    let heard = new.await.hear_until("!orders.shop").await;
+    assert!(heard.contains(&"+Workload shop/orders-1".to_owned()), "{heard:?}");
     // It comes back as it was: nothing to tell. What comes next is about another.
     let caller = plane.workload("shop/orders");
     let orders = caller.sidecar(hello("shop/orders", "orders-1")).await;
@@ -159,12 +167,17 @@ async fn the_metrics_name_what_happened() {
     let plane = Plane::start().await;
     let admin = plane.admin();
     admin.apply(vec![service("shop/orders", "")]).await;
-    let _sidecar = plane.workload("shop/orders").sidecar(hello("shop/orders", "orders-1")).await;
-    admin.status_when(|status| status.sidecars.len() == 1).await;
+    let mut sidecar = plane.workload("shop/orders").sidecar(hello("shop/orders", "orders-1")).await;
+    let first = sidecar.next().await.expect("a message");
+    sidecar.say(Message::Ack(pb::Ack { resources: held(&first) })).await;
+    let in_sync = |status: &pb::StatusResponse| status.sidecars.iter().any(|it| it.in_sync);
+    admin.status_when(in_sync).await;
+    admin.apply(vec![service("shop/catalog", "")]).await;
+    admin.status_when(in_sync).await;
     let text = plane.control.metrics();
     for line in [
-        "outrigger_store_revision 1",
-        "outrigger_store_resources 1",
+        "outrigger_store_revision 2",
+        "outrigger_store_resources 2",
         "outrigger_config_propagation_seconds_count 1",
         "outrigger_sidecars{state=\"starting\"} 1",
     ] {

@@ -4,6 +4,7 @@
 mod access;
 mod configuration;
 mod discovery;
+mod history;
 mod hostile;
 mod joining;
 mod lifecycle;

@@ -141,7 +141,7 @@ impl<'f> Decoder<'f> {
             return None;
         };
         let read = match kind {
-            Kind::String => read_string(scalar),
+            Kind::String => read_string(scalar, path),
             Kind::Enum(descriptor) => read_enum(scalar, descriptor),
             _ => read_plain(scalar, kind),
         };
@@ -151,13 +151,48 @@ impl<'f> Decoder<'f> {
 
 type Refusal = (String, String);
 
-fn read_string(scalar: &Scalar) -> Result<Value, Refusal> {
+/// Fields whose numbers have a unit, by the end of their paths; a number alone is the commonest
+/// mistake there, and quoting it mends nothing.
+const UNITS: [(&[&str], &str); 3] = [
+    (&["sampling", "ratio", "maxEjected"], "%"),
+    (&["minRate", "maxPerSecond"], "/s"),
+    (
+        &[
+            "connect",
+            "request",
+            "attempt",
+            "streamIdle",
+            "maxStream",
+            "base",
+            "max",
+            "interval",
+            "maxWait",
+            "baseEjection",
+            "backoff",
+            "backendRequest",
+        ],
+        "s",
+    ),
+];
+
+/// How a number would be written in a field of text.
+fn with_unit(text: &str, path: &str) -> String {
+    let name = path.rsplit('.').next().unwrap_or_default();
+    let unit = UNITS.iter().find(|(names, _)| names.contains(&name));
+    unit.map_or_else(|| format!("\"{text}\""), |(_, unit)| format!("{text}{unit}"))
+}
+
+fn read_string(scalar: &Scalar, path: &str) -> Result<Value, Refusal> {
     let text = &*scalar.text;
     if scalar.is_null() {
         return Err(("is missing".to_owned(), "\"\" is an empty text".to_owned()));
     }
     if scalar.plain && (is_bool(text).is_some() || is_number(text)) {
-        return Err(("not a text".to_owned(), format!("\"{text}\"")));
+        let hint = match is_bool(text) {
+            Some(_) => format!("\"{text}\""),
+            None => with_unit(text, path),
+        };
+        return Err(("not a text".to_owned(), hint));
     }
     Ok(Value::String(text.to_owned()))
 }

@@ -97,7 +97,7 @@ fn what_does_not_fit_the_message_is_shown_where_it_stands() {
             "  bulkhead: {per: ^Unspecified}",
             "spec.bulkhead.per: not one of the values of BulkheadScope (Unspecified) -> Destination, Caller",
         ),
-        ("  bulkhead: {maxWait: ^5}", "spec.bulkhead.maxWait: not a text (5) -> \"5\""),
+        ("  bulkhead: {maxWait: ^5}", "spec.bulkhead.maxWait: not a text (5) -> 5s"),
         ("  bulkhead: {maxWait: ^true}", "spec.bulkhead.maxWait: not a text (true) -> \"true\""),
         ("  bulkhead: {maxWait: ^[1s]}", "spec.bulkhead.maxWait: not a text () -> "),
         (

@@ -1,5 +1,7 @@
 //! What resources say of each other: references to what does not exist, and rules that can never be
 //! reached. All of it is warned of and nothing is refused for it: what is referred to may come later.
+//! A message begins with the reason by which Gateway API's conditions call it, where it has one; the
+//! control plane makes a resource's conditions of these problems.
 
 use std::collections::BTreeMap;
 
@@ -41,9 +43,10 @@ impl Compiler<'_> {
     }
 
     fn check_route(&self, route: &Entry<Route>, problems: &mut Vec<Problem>) {
-        for parent in &route.spec.parents {
+        for (index, parent) in route.spec.parents.iter().enumerate() {
             if let Some(message) = self.parent_problem(parent) {
-                problems.push(Problem::warning("spec.parentRefs", message).of(&route.key));
+                let field = format!("spec.parentRefs[{index}]");
+                problems.push(Problem::warning(field, message).of(&route.key));
             }
         }
         for (rule, written) in route.spec.rules.iter().enumerate() {

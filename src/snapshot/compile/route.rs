@@ -46,9 +46,7 @@ impl Compiler<'_> {
     /// left a `GRPCRoute` takes the port from every `HTTPRoute` (Gateway API, "Cross Serving").
     fn ruling<'a>(routes: &[&'a Entry<Route>], service: &ServiceName, port: u16) -> Ruling<'a> {
         let on_port = |route: &&&Entry<Route>| {
-            route.spec.parents.iter().any(|parent| {
-                parent.service == *service && parent.port.is_none_or(|only| only == port)
-            })
+            route.spec.parents.iter().any(|parent| is_of(parent, service, port))
         };
         let routes: Vec<&Entry<Route>> = routes.iter().filter(on_port).copied().collect();
         let (producers, consumers): (Vec<_>, Vec<_>) =
@@ -76,7 +74,10 @@ impl Compiler<'_> {
             let of_port = if number == 0 { String::new() } else { format!(" port {number} of") };
             let message = format!("Conflicted: {} takes{of_port} {service}", winner.key);
             for loser in losers {
-                let problem = Problem::warning("spec.parentRefs", &*message).of(&loser.key);
+                let parents = loser.spec.parents.iter();
+                let index = parents.take_while(|it| !is_of(it, service, number)).count();
+                let field = format!("spec.parentRefs[{index}]");
+                let problem = Problem::warning(field, &*message).of(&loser.key);
                 // Callers of several namespaces may see the same conflict.
                 if !problems.contains(&problem) {
                     problems.push(problem);
@@ -84,6 +85,10 @@ impl Compiler<'_> {
             }
         }
     }
+}
+
+fn is_of(parent: &route::Parent, service: &ServiceName, port: u16) -> bool {
+    parent.service == *service && parent.port.is_none_or(|only| only == port)
 }
 
 /// Who rules a port, and who would without them.

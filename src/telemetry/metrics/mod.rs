@@ -152,6 +152,11 @@ impl Metrics {
     /// Of what [`Metrics::encode`] gives.
     pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+    /// Keeps the trace of an outbound call that failed.
+    pub(super) fn keep_trace(&self, record: &Record) {
+        self.inner.traffic.keep_trace(record);
+    }
+
     /// Outbound calls between services since the start, by source and destination.
     pub fn traffic(&self) -> Vec<pb::Traffic> {
         self.inner.traffic.report()

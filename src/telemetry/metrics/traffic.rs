@@ -2,7 +2,7 @@
 //! plane about its outbound requests since its start.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -49,6 +49,8 @@ struct Ends {
 pub(super) struct Pair {
     pub(super) latency: Histogram,
     failed: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    /// The last traced call that failed so.
+    traces: Mutex<BTreeMap<String, u128>>,
 }
 
 impl Traffic {
@@ -57,9 +59,26 @@ impl Traffic {
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = Ends { source: source.into(), destination: destination.into() };
         let pair = pairs.entry(ends).or_insert_with(|| {
-            Arc::new(Pair { latency: Histogram::new(&BOUNDS), failed: Mutex::default() })
+            Arc::new(Pair {
+                latency: Histogram::new(&BOUNDS),
+                failed: Mutex::default(),
+                traces: Mutex::default(),
+            })
         });
         Arc::clone(pair)
+    }
+
+    /// Keeps the trace of a call that failed, for whoever wants to look at one.
+    pub(super) fn keep_trace(&self, record: &Record) {
+        let ends =
+            Ends { source: (&*record.source).into(), destination: (&*record.destination).into() };
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let pair = pairs.get(&ends).map(Arc::clone);
+        drop(pairs);
+        if let Some(pair) = pair {
+            let mut traces = pair.traces.lock().unwrap_or_else(PoisonError::into_inner);
+            traces.insert(Outcome::of_record(record).to_string(), record.span.trace_id);
+        }
     }
 
     /// All of it, since the start.
@@ -72,12 +91,17 @@ impl Traffic {
                 .iter()
                 .map(|(reason, count)| (reason.clone(), count.load(Ordering::Relaxed)))
                 .collect();
+            let traces = pair.traces.lock().unwrap_or_else(PoisonError::into_inner);
+            let failed_traces =
+                traces.iter().map(|(reason, trace)| (reason.clone(), format!("{trace:032x}")));
             pb::Traffic {
                 source: ends.source.to_string(),
                 destination: ends.destination.to_string(),
                 total: latency_buckets.iter().sum(),
                 failed,
                 latency_buckets,
+                failed_traces: failed_traces.collect(),
+                failing_since: HashMap::new(),
             }
         });
         report.collect()

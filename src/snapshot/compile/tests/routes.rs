@@ -205,7 +205,7 @@ fn a_grpc_route_takes_its_ports_from_http_routes_and_says_so() {
     assert_eq!(
         world.problems(),
         [
-            "warning: HTTPRoute shop/http: spec.parentRefs: Conflicted: GRPCRoute shop/grpc takes port \
+            "warning: HTTPRoute shop/http: spec.parentRefs[0]: Conflicted: GRPCRoute shop/grpc takes port \
          9090 of orders.shop"
         ]
     );

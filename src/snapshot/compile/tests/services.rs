@@ -191,7 +191,7 @@ fn references_to_what_is_missing_are_warned_of() {
     assert_eq!(
         world.problems(),
         [
-            "warning: HTTPRoute shop/orders: spec.parentRefs: NoMatchingParent: no Service nobody.shop",
+            "warning: HTTPRoute shop/orders: spec.parentRefs[1]: NoMatchingParent: no Service nobody.shop",
             "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[1]: BackendNotFound: orders.shop \
          has no port 81; its share is answered with backend_invalid",
             "warning: HTTPRoute shop/orders: spec.rules[0].backendRefs[2]: BackendNotFound: no Service \

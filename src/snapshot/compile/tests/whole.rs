@@ -237,7 +237,7 @@ fn resources_are_checked_together_as_callers_of_every_namespace_see_them() {
     };
     let mut said = lines(&check(&world.resources, "mesh.local"));
     said.sort();
-    let taken = "spec.parentRefs: Conflicted: GRPCRoute";
+    let taken = "spec.parentRefs[0]: Conflicted: GRPCRoute";
     let mut expected = vec![
         second("GRPCRoute away/calls"),
         second("HTTPRoute away/web"),
@@ -245,7 +245,7 @@ fn resources_are_checked_together_as_callers_of_every_namespace_see_them() {
         second("HTTPRoute shop/web"),
         format!("warning: HTTPRoute away/web: {taken} away/calls takes port 9090 of orders.shop"),
         format!("warning: HTTPRoute shop/web: {taken} shop/orders takes port 9090 of orders.shop"),
-        "warning: HTTPRoute else/web: spec.parentRefs: NoMatchingParent: orders.shop has no port 81"
+        "warning: HTTPRoute else/web: spec.parentRefs[0]: NoMatchingParent: orders.shop has no port 81"
             .to_owned(),
     ];
     expected.sort();

@@ -1,0 +1,93 @@
+//! What went lately of what no revision tells of: live workloads, and the services that registrations
+//! made. Whoever resumes a watch from a revision learns by it what to forget; bounded, and empty
+//! after a start.
+
+use std::collections::VecDeque;
+
+use super::world::{Shelf, World};
+use crate::resource::ResourceKey;
+
+/// Names that are remembered.
+const NAMES_MAX: usize = 10_000;
+
+/// The names, the oldest first.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    /// With the revision that was the newest then.
+    names: VecDeque<(u64, ResourceKey)>,
+    /// The first revision since which all are known.
+    from: u64,
+}
+
+impl Gone {
+    /// Begins at a start with this revision: what went before it is not known, and whoever saw that
+    /// revision may have seen it before the start.
+    pub(crate) fn after(revision: u64) -> Self {
+        Self { names: VecDeque::new(), from: revision + 1 }
+    }
+
+    /// Notes what one world has and the next has not.
+    pub(crate) fn note(&mut self, before: &World, after: &World) {
+        let same = |one: &std::sync::Arc<Shelf>, other| std::sync::Arc::ptr_eq(one, other);
+        if !same(&before.live, &after.live) {
+            for key in before.live.resources.keys() {
+                if !after.live.resources.contains_key(key) {
+                    self.add(before.revision, key);
+                }
+            }
+        }
+        if !same(&before.stored, &after.stored) {
+            for key in before.registered.iter() {
+                if !after.stored.resources.contains_key(key) {
+                    self.add(before.revision, key);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, revision: u64, key: &ResourceKey) {
+        if self.names.len() >= NAMES_MAX
+            && let Some((forgotten, _)) = self.names.pop_front()
+        {
+            self.from = forgotten + 1;
+        }
+        self.names.push_back((revision, key.clone()));
+    }
+
+    /// All that went since a revision was seen, some of it perhaps before; `None` when that is not
+    /// known any more.
+    pub(crate) fn since(&self, revision: u64) -> Option<Vec<ResourceKey>> {
+        let of = |(at, key): &(u64, ResourceKey)| (*at >= revision).then(|| key.clone());
+        (revision >= self.from).then(|| self.names.iter().filter_map(of).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gone, NAMES_MAX};
+    use crate::control::{
+        sample::{service, workload, world},
+        world::World,
+    };
+
+    #[test]
+    fn what_went_since_a_revision_is_known_until_it_is_too_much() {
+        let mut gone = Gone::after(0);
+        let full = world([service("shop/orders", "")], [workload("shop/orders-1", "orders", "")]);
+        let empty = World { live: std::sync::Arc::default(), ..full.clone() };
+        gone.note(&full, &empty);
+        gone.note(&empty, &full);
+        let names = |revision| {
+            let since: Option<Vec<_>> = gone.since(revision);
+            since.map(|keys| keys.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(names(1), Some(vec!["Workload shop/orders-1".to_owned()]));
+        assert_eq!(names(2), Some(vec![]));
+        assert_eq!(names(0), None, "before the start");
+        for _ in 0..NAMES_MAX {
+            gone.note(&full, &empty);
+        }
+        assert_eq!(gone.since(1), None);
+        assert_eq!(gone.since(2).map(|keys| keys.len()), Some(0));
+    }
+}

@@ -1,0 +1,153 @@
+//! What changed from one world to the next, in words that a sidecar's stream can compare with what
+//! it depends on: so that a change makes those look whom it may concern, and costs the other
+//! thousand a few comparisons.
+//!
+//! A topic too many costs a look; one too few is a defect, and a property test looks for it.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    key, refs,
+    world::{Shelf, World},
+};
+use crate::resource::{Kind, ResourceKey, pb};
+
+/// Steps that are remembered; whoever is further behind looks at everything.
+const STEPS_MAX: usize = 512;
+
+/// What one step, from one world to the next, may concern.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Everybody.
+    all: bool,
+    /// Services and routes about which something changed: they themselves, who serves them, what is
+    /// attached to them.
+    keys: BTreeSet<ResourceKey>,
+    /// Namespaces whose workloads may have got other inbound rules.
+    namespaces: BTreeSet<String>,
+}
+
+/// On what the scope of a viewer depends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Interest {
+    /// Services and routes, whether they exist or not.
+    pub keys: BTreeSet<ResourceKey>,
+    /// The viewer's own namespace.
+    pub namespace: String,
+}
+
+/// The last steps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trail {
+    /// Counts worlds.
+    generation: u64,
+    /// The last of them led to `generation`.
+    steps: VecDeque<Arc<Step>>,
+}
+
+impl Trail {
+    /// Which world this is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// With one more step.
+    pub(crate) fn then(&self, step: Step) -> Self {
+        let mut steps = self.steps.clone();
+        if steps.len() >= STEPS_MAX {
+            steps.pop_front();
+        }
+        steps.push_back(Arc::new(step));
+        Self { generation: self.generation + 1, steps }
+    }
+
+    /// Whether anything since that generation may concern somebody.
+    pub(crate) fn concerns(&self, interest: &Interest, since: u64) -> bool {
+        let behind = usize::try_from(self.generation.saturating_sub(since)).unwrap_or(usize::MAX);
+        let Some(known) = self.steps.len().checked_sub(behind) else { return true };
+        self.steps.iter().skip(known).any(|step| step.concerns(interest))
+    }
+}
+
+impl Step {
+    /// What changed between two worlds. What is the same value in both did not.
+    pub(crate) fn between(old: &World, new: &World) -> Self {
+        let mut step = Self::default();
+        let mut compare = |before: &Arc<Shelf>, after: &Arc<Shelf>| {
+            if Arc::ptr_eq(before, after) {
+                return;
+            }
+            step.all |= before.namespaces() != after.namespaces();
+            for (key, before, after) in differences(before, after) {
+                for resource in before.into_iter().chain(after) {
+                    step.add(key, resource, [old, new]);
+                }
+            }
+        };
+        compare(&old.stored, &new.stored);
+        compare(&old.live, &new.live);
+        step
+    }
+
+    fn add(&mut self, key: &ResourceKey, resource: &pb::Resource, worlds: [&World; 2]) {
+        match Kind::of(resource) {
+            Some(Kind::Service) => {
+                self.keys.insert(key.clone());
+                // It may select workloads of its namespace, whose inbound rules it then has a part in.
+                if refs::selector(resource).is_some() {
+                    self.namespaces.insert(key.namespace.clone());
+                }
+            }
+            Some(Kind::Workload) => {
+                // A live one hides a stored one of its name, which may be of another service.
+                let shelves = worlds.iter().flat_map(|world| [&world.live, &world.stored]);
+                let named = shelves.filter_map(|shelf| shelf.resources.get(key)).map(|it| &**it);
+                let services = named.chain([resource]).filter_map(refs::service_of_workload);
+                self.keys.extend(services.map(|service| key::of_service(&service)));
+                let selecting = worlds.iter().flat_map(|world| world.selecting(&key.namespace));
+                self.keys.extend(selecting.cloned());
+            }
+            Some(Kind::GrpcRoute | Kind::HttpRoute) => {
+                let parents = refs::parents(resource).into_iter();
+                self.keys.extend(parents.map(|parent| key::of_service(&parent.service)));
+            }
+            Some(Kind::TrafficPolicy | Kind::AuthorizationPolicy) => {
+                if refs::target_refs(resource).is_empty() {
+                    self.namespaces.insert(key.namespace.clone());
+                }
+                self.keys.extend(refs::targets(resource));
+            }
+            Some(Kind::Mesh) | None => self.all = true,
+        }
+    }
+
+    fn concerns(&self, interest: &Interest) -> bool {
+        self.all
+            || self.namespaces.contains(&interest.namespace)
+            || self.keys.iter().any(|key| interest.keys.contains(key))
+    }
+}
+
+/// The keys under which two shelves hold something else, with what each holds.
+fn differences<'a>(
+    before: &'a Shelf,
+    after: &'a Shelf,
+) -> Vec<(&'a ResourceKey, Option<&'a pb::Resource>, Option<&'a pb::Resource>)> {
+    let mut found = Vec::new();
+    for (key, old) in &before.resources {
+        match after.resources.get(key) {
+            Some(new) if Arc::ptr_eq(old, new) => {}
+            new => found.push((key, Some(&**old), new.map(|new| &**new))),
+        }
+    }
+    let added = after.resources.iter().filter(|(key, _)| !before.resources.contains_key(*key));
+    found.extend(added.map(|(key, new)| (key, None, Some(&**new))));
+    found
+}
+
+#[cfg(test)]
+#[path = "trail_tests.rs"]
+mod tests;
