@@ -39,7 +39,7 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    /// Nothing yet, and what its [`Self::run`] needs.
+    /// Nothing yet, and what its [`Self::flush`] needs.
     pub(super) fn new() -> (Rc<Self>, Woken) {
         let (tasks, woken) = Tasks::new();
         let hub = Self {
