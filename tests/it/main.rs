@@ -24,6 +24,7 @@ mod dev;
 mod first_minutes;
 mod fleet;
 mod harness;
+mod history;
 mod interop;
 mod jaeger;
 mod live;
