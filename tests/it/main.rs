@@ -25,6 +25,7 @@ mod first_minutes;
 mod fleet;
 mod h2spec;
 mod harness;
+mod history;
 mod hostile;
 mod interop;
 mod jaeger;
