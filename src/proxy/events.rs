@@ -92,7 +92,10 @@ impl Link {
         told: impl FnOnce(Incoming) -> Story,
     ) {
         let stream = Stream::new(self, number, true, now);
-        stream.received.borrow_mut().end = end;
+        {
+            let mut received = stream.received.borrow_mut();
+            (received.end, received.bodiless) = (end, end);
+        }
         self.streams.borrow_mut().insert(number, Rc::clone(&stream));
         let key = self.hub.tasks.reserve();
         *stream.listener.borrow_mut() = Listener::Story(key);

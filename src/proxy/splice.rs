@@ -60,6 +60,10 @@ pub(super) struct Received {
     /// The next response head that was not asked for yet, and those after it.
     head: Option<Head>,
     heads: VecDeque<Head>,
+    /// Whether a request's head said that there is no body. gRPC asks that a body which turns out to
+    /// be empty ends with a DATA frame of its own (gRPC over HTTP/2, "Requests"), and grpc-go's
+    /// servers wait for it.
+    pub(super) bodiless: bool,
     /// Whether all of it has come.
     pub(super) end: bool,
     /// Whether the end was handed on.
@@ -178,6 +182,7 @@ impl Received {
         Self {
             head: None,
             heads: VecDeque::new(),
+            bodiless: false,
             end: false,
             end_passed: false,
             trailers: None,

@@ -193,7 +193,7 @@ impl Lease {
         let end = {
             let mut received = source.received.borrow_mut();
             received.rewind();
-            received.end && received.is_drained() && received.trailers.is_none()
+            received.bodiless
         };
         let opened = link.open(head, end);
         self.give_back();
