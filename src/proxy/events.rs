@@ -23,7 +23,8 @@ impl Link {
             self.handle(event, now);
             self.hub.tasks.run();
         }
-        if !self.codec.borrow_mut().output().is_empty() {
+        // A socket that takes no more says by itself when it does again.
+        if !self.blocked.get() && !self.codec.borrow_mut().output().is_empty() {
             self.set_dirty();
         }
     }

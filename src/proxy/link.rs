@@ -53,7 +53,7 @@ pub(super) struct Link {
     /// Whether reading stopped because the codec wanted no more.
     paused: Cell<bool>,
     /// Whether the socket takes no more for now.
-    blocked: Cell<bool>,
+    pub(super) blocked: Cell<bool>,
     /// Whether nothing more can be read.
     lost: Cell<bool>,
     /// Whether it is to end now.
@@ -361,6 +361,10 @@ impl Link {
     /// Writes what is to be written.
     pub(super) fn flush(self: &Rc<Self>) {
         self.dirty.set(false);
+        if self.wire.borrow().is_none() {
+            // Its task has ended: what is left goes nowhere.
+            return;
+        }
         for stream in self.answered.take() {
             if !stream.received.borrow().end {
                 stream.reset(ErrorCode::NO_ERROR);
