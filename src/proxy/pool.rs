@@ -17,7 +17,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     codec::Codec,
-    dial::{DialError, Dialer, Dialled, Expected, OwnSocket, Proof, Where},
+    dial::{DialError, Dialer, Dialled, Expected, Proof, Where},
+    ends::OwnSocket,
     expiry,
     host::{End, Outlook},
     hub::Hub,
