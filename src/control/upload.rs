@@ -84,8 +84,8 @@ impl Drop for Place {
     }
 }
 
-/// The place of a call's message: given back when the call is answered and its body gone, or its
-/// next message begins.
+/// The place of a call's message: given back when the call is answered and its body is gone, or asked
+/// for what comes after the message.
 type Held = Arc<Mutex<Option<Place>>>;
 
 /// Looks at what calls send.
@@ -172,6 +172,14 @@ impl Upload {
         Ok(())
     }
 
+    /// A stream's message has been read when the next one is asked for; that of another call is held
+    /// until the answer, because what was decoded of it is.
+    fn give_back(&self) {
+        if !self.is_within_message() && Arc::strong_count(&self.held) == 1 {
+            *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
     fn is_within_message(&self) -> bool {
         self.left > 0 || !self.head.is_empty()
     }
@@ -195,6 +203,7 @@ impl http_body::Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.give_back();
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
             if self.is_silent(context) {
                 let message = format!("no part of the message came for {}s", SILENCE_MAX.as_secs());
@@ -349,6 +358,30 @@ mod tests {
         let call = Call::begin(&room, "d");
         call.message(1 << 20, 1 << 20).await;
         assert_eq!(call.end().await, Ok((1 << 20) + 5), "there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_gives_the_room_of_a_message_back_when_it_was_read() {
+        let room = Arc::<Room>::default();
+        let (body, receiver) = mpsc::channel(64);
+        let inner = service_fn(|request: Request<Body>| async {
+            // As a stream is answered before it is read.
+            let _reading = task::spawn("read", request.into_body().collect());
+            Ok::<_, Infallible>(Response::new(Body::default()))
+        });
+        let mut uploads = Uploads { inner, room: Arc::clone(&room) };
+        let stream = StreamBody::new(ReceiverStream::new(receiver));
+        let mut request = Request::new(Body::new(stream));
+        request.extensions_mut().insert(caller("web"));
+        uploads.call(request).await.expect("answered");
+        let call = Call { body, ended: task::spawn("never", std::future::pending()) };
+        let taken = || room.taken.lock().expect("unpoisoned").values().sum::<u32>();
+        call.message(1 << 20, 10).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(taken(), 1 << 20);
+        call.send(&vec![0; (1 << 20) - 10]).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(taken(), 0);
     }
 
     #[tokio::test(start_paused = true)]
