@@ -38,7 +38,6 @@ impl Compiler<'_> {
     /// Everything that only all resources together can say, but for what depends on a caller.
     pub(super) fn check_together(&self, problems: &mut Vec<Problem>) {
         self.check_names(problems);
-        self.check_backends(problems);
         self.check_circles(problems);
         self.check_workloads(problems);
         self.check_ports(problems);
@@ -56,20 +55,6 @@ impl Compiler<'_> {
                 let message = format!("Overlapping: metrics and logs call {other} the same");
                 let problem = Problem::warning("metadata.name", message).with_value(&*key.name);
                 problems.push(problem.with_hint("another name for one of them").of(key));
-            }
-        }
-    }
-
-    /// Rules that have nobody who answers.
-    fn check_backends(&self, problems: &mut Vec<Problem>) {
-        for route in &self.read.routes {
-            for (index, rule) in route.spec.rules.iter().enumerate() {
-                if rule.backends.is_empty() {
-                    let message = "NoBackend: are missing: what the rule takes is answered with backend_invalid";
-                    let field = format!("spec.rules[{index}].backendRefs");
-                    let problem = Problem::warning(field, message).with_hint("{name: SERVICE}");
-                    problems.push(problem.of(&route.key));
-                }
             }
         }
     }

@@ -106,18 +106,6 @@ fn routes_that_lead_in_a_circle_are_named_with_it() {
 }
 
 #[test]
-fn a_rule_without_backends_is_named() {
-    let spec = "  parentRefs: [{kind: Service, group: '', name: orders}]\n  rules: [{name: none}]";
-    is_said(
-        &[services("orders"), route("GRPCRoute", "none", spec)],
-        &[
-            "warning: GRPCRoute shop/none: spec.rules[0].backendRefs: NoBackend: are missing: what the \
-           rule takes is answered with backend_invalid",
-        ],
-    );
-}
-
-#[test]
 fn names_that_overlap_are_named() {
     is_said(
         &[services("orders cart"), prefixes("same", "/"), leads("same", "cart", "cart")],
