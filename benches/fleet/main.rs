@@ -163,7 +163,7 @@ async fn measure(count: usize) {
     endpoints(&fleet, &control).await;
     deaf(&fleet, &control).await;
     let control = storm(&fleet, control).await;
-    rollback(&fleet).await;
+    rollback(&fleet, &contexts).await;
     say("metrics at the end", format!("http://{}/metrics", control.metrics));
     say("control plane's memory at the end", format!("{} MiB", control.used().resident_kib >> 10));
 }
@@ -313,15 +313,28 @@ async fn storm(fleet: &Fleet, control: Control) -> Control {
     control
 }
 
-/// Back to what was, in one write.
-async fn rollback(fleet: &Fleet) {
-    let good: Vec<_> = (0..20).map(|number| policy(&sim::service(number), 500)).collect();
-    let bad: Vec<_> = (0..20).map(|number| policy(&sim::service(number), 501)).collect();
-    fleet.apply(good.clone()).await;
-    let revision = fleet.apply(bad).await;
+/// Back to what was: by the call, and by the command, which starts, connects and waits until all have
+/// followed.
+async fn rollback(fleet: &Fleet, contexts: &Path) {
+    let policies = |limit| (0..20).map(|it| policy(&sim::service(it), limit)).collect::<Vec<_>>();
+    let good = fleet.apply(policies(500)).await;
+    let mut times = Vec::new();
+    for limit in 501..506 {
+        let revision = fleet.apply(policies(limit)).await;
+        fleet.acknowledged(revision, LONG).await;
+        let began = Instant::now();
+        let revision = fleet.rollback(good).await;
+        times.push(*fleet.acknowledged(revision, LONG).await.last().expect("some") - began);
+    }
+    say("Rollback of 20 resources -> acknowledged by the last", spread(times));
+    let revision = fleet.apply(policies(510)).await;
     fleet.acknowledged(revision, LONG).await;
     let began = Instant::now();
-    let revision = fleet.apply(good).await;
-    let last = *fleet.acknowledged(revision, LONG).await.last().expect("some") - began;
-    say("20 resources put back -> acknowledged by the last", format!("{last:.0?}"));
+    let done = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(["rollback", &good.to_string(), "--wait"])
+        .env("OUTRIGGER_CONTEXTS", contexts)
+        .stdout(Stdio::null())
+        .status();
+    assert!(done.await.expect("runs").success());
+    say("   `outrigger rollback N --wait`, from start to end", format!("{:.0?}", began.elapsed()));
 }

@@ -349,6 +349,14 @@ impl Fleet {
         answer.revision
     }
 
+    /// Goes back to a revision and returns the new one.
+    pub(crate) async fn rollback(&self, to: u64) -> u64 {
+        let request = pb::RollbackRequest { revision: to, ..Default::default() };
+        let answer = self.admin.config().rollback(request).await.expect("rolled back").into_inner();
+        assert!(answer.revision > to, "{:?}", answer.problems);
+        answer.revision
+    }
+
     /// As the control plane sees it.
     pub(crate) async fn status(&self) -> pb::StatusResponse {
         let asked = self.admin.config().status(pb::StatusRequest::default()).await;

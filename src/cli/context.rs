@@ -147,3 +147,44 @@ fn list(contexts: &Contexts) -> String {
 fn list_json(contexts: &Contexts) -> serde_json::Value {
     serde_json::json!({ "current-context": contexts.current(), "contexts": contexts.all() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{is_address, list};
+    use crate::app::context::{Context, Contexts, NamedContext};
+
+    #[test]
+    fn the_list_marks_the_current_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.yaml");
+        let mut contexts = Contexts::load(Some(&path)).expect("none yet");
+        for (name, server, namespace) in
+            [("local", "127.0.0.1:15010", None), ("far", "mesh.example:15010", Some("shop"))]
+        {
+            let context = Context {
+                server: server.to_owned(),
+                certificate_authority: "root.pem".into(),
+                client_certificate: "admin.pem".into(),
+                client_key: "admin-key.pem".into(),
+                namespace: namespace.map(str::to_owned),
+            };
+            contexts.put(NamedContext { name: name.to_owned(), context });
+        }
+        contexts.choose_current("far").expect("is there");
+        let expected = "\
+CURRENT  NAME   SERVER              NAMESPACE
+         local  127.0.0.1:15010     default
+*        far    mesh.example:15010  shop
+";
+        assert_eq!(list(&contexts), expected);
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for (text, expected) in
+            [("a:1", true), ("[::1]:15010", true), ("a:0", false), (":1", false), ("a", false)]
+        {
+            assert_eq!(is_address(text), expected, "{text}");
+        }
+    }
+}

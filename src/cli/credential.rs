@@ -7,10 +7,12 @@ use std::{
 };
 
 use clap::{Subcommand, ValueEnum};
+use tonic::Status;
 
 use super::{
+    issued::{self, Issued, ListArgs, RevokeArgs},
     output::{self, Failure, Output},
-    remote::Remote,
+    remote::{Connected, Remote},
     words,
 };
 use crate::{
@@ -83,25 +85,6 @@ struct CreateArgs {
     output: Output,
 }
 
-#[derive(Debug, clap::Args)]
-struct ListArgs {
-    #[command(flatten)]
-    remote: Remote,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Debug, clap::Args)]
-struct RevokeArgs {
-    /// Their names
-    #[arg(required = true, value_name = "NAME")]
-    names: Vec<String>,
-    #[command(flatten)]
-    remote: Remote,
-    #[command(flatten)]
-    output: Output,
-}
-
 impl Role {
     fn to_pb(self) -> CredentialRole {
         match self {
@@ -124,8 +107,10 @@ fn role_name(role: CredentialRole) -> &'static str {
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let (format, done) = match args.command {
         Command::Create(args) => (args.output.format, create(args).await),
-        Command::List(args) => (args.output.format, list(&args).await),
-        Command::Revoke(args) => (args.output.format, revoke(&args).await),
+        Command::List(args) => (args.output.format, issued::list::<pb::Credential>(&args).await),
+        Command::Revoke(args) => {
+            (args.output.format, issued::revoke::<pb::Credential>(&args).await)
+        }
     };
     done.map_err(|failure| failure.in_format(format))
 }
@@ -187,31 +172,31 @@ fn write(out: &Path, name: &str, svid: &Svid, roots: &str) -> Result<[PathBuf; 3
     Ok(files)
 }
 
-async fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
-    let connected = args.remote.connect()?;
-    let answer = connected.client.admin().list_credentials(pb::ListCredentialsRequest {}).await;
-    let all = answer.map_err(|status| connected.failed(&status))?.into_inner().credentials;
-    let format = args.output.format;
-    if format == output::Format::Name {
-        output::out(&all.iter().map(|it| format!("{}\n", it.name)).collect::<String>())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    format.print(
-        || table(&all),
-        || serde_json::json!({ "credentials": all.iter().map(json).collect::<Vec<_>>() }),
-    )
-}
+impl Issued for pb::Credential {
+    const NOUN: &str = "credential";
+    const MADE_BY: &str = "outrigger credential create NAME";
 
-async fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
-    let connected = args.remote.connect()?;
-    let mut admin = connected.client.admin();
-    for name in &args.names {
-        let answer =
-            admin.revoke_credential(pb::RevokeCredentialRequest { name: name.clone() }).await;
-        answer.map_err(|status| connected.failed(&status))?;
-        output::note(&format!("credential {name} revoked\n"));
+    fn name(&self) -> &str {
+        &self.name
     }
-    args.output.format.print(String::new, || serde_json::json!({ "revoked": args.names }))
+
+    fn table(all: &[Self]) -> String {
+        table(all)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json(self)
+    }
+
+    async fn all(connected: &Connected) -> Result<Vec<Self>, Status> {
+        let answer = connected.client.admin().list_credentials(pb::ListCredentialsRequest {}).await;
+        Ok(answer?.into_inner().credentials)
+    }
+
+    async fn revoke(connected: &Connected, name: &str) -> Result<(), Status> {
+        let request = pb::RevokeCredentialRequest { name: name.to_owned() };
+        connected.client.admin().revoke_credential(request).await.map(|_| ())
+    }
 }
 
 fn may(credential: &pb::Credential) -> String {

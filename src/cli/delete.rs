@@ -3,23 +3,25 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::{
-    apply::finish,
     manifest::{Manifest, Namespace},
     output::{Failure, Output},
     remote::Remote,
     repeat,
     report::{Concerned, Report},
     select::{self, Selection},
+    writing::{Ending, Guarding, Writing, finish},
 };
-use crate::resource::{Problem, ResourceKey, pb};
+use crate::resource::{self, Problem, ResourceKey, pb};
 
 const EXAMPLES: &str = "\
 Examples:
   outrigger delete grpcroute orders -n shop
   outrigger delete tp/inventory tp/payments -n shop --dry-run
   outrigger delete -f mesh.yaml
+  outrigger delete gr orders -n shop --guard 2m
 
-With one resource among them that can not be deleted nothing is.";
+With one resource among them that can not be deleted nothing is. A resource of a file whose metadata
+has a resourceVersion is deleted only if it still has that. --guard is as that of apply.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -37,15 +39,18 @@ pub(super) struct Args {
     /// The namespace [default: the context's]
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
-    /// Say what would be deleted and delete nothing
-    #[arg(long, env = "OUTRIGGER_DRY_RUN")]
-    dry_run: bool,
-    /// Refuse unless this is the newest revision
-    #[arg(long, value_name = "REVISION", env = "OUTRIGGER_EXPECT_REVISION")]
-    expect_revision: Option<u64>,
-    /// Why; kept with the revision and shown by status
-    #[arg(short, long, value_name = "TEXT", env = "OUTRIGGER_MESSAGE")]
-    message: Option<String>,
+    /// Refuse unless the one resource named has this version (`get -o yaml` shows it)
+    #[arg(
+        long,
+        value_name = "VERSION",
+        env = "OUTRIGGER_EXPECT_VERSION",
+        conflicts_with = "files"
+    )]
+    expect_version: Option<String>,
+    #[command(flatten)]
+    writing: Writing,
+    #[command(flatten)]
+    guarding: Guarding,
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
@@ -82,6 +87,7 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
             manifest.keys()
         }
     };
+    let expect_versions = expected(&keys, &manifest, args.expect_version.as_deref())?;
     let count = keys.len().max(manifest.count());
     if manifest.is_refused() {
         let report = Report {
@@ -89,18 +95,19 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
             resources: count,
             changes: &[],
             revision: None,
-            dry_run: args.dry_run,
+            dry_run: args.writing.dry_run,
             concerned: Concerned::default(),
         };
         return finish(&report, args.output.format);
     }
     let request = pb::DeleteRequest {
         resources: keys.iter().map(ResourceKey::to_pb).collect(),
-        dry_run: args.dry_run,
-        expect_revision: args.expect_revision,
-        message: args.message.unwrap_or_default(),
+        dry_run: args.writing.dry_run,
+        expect_revision: args.writing.expect_revision,
+        message: args.writing.message.clone().unwrap_or_default(),
         request_id: repeat::request_id(),
-        guard: None,
+        guard: args.guarding.to_pb()?,
+        expect_versions,
     };
     let answer =
         repeat::until_answered(async || connected.client.config().delete(request.clone()).await);
@@ -111,8 +118,33 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
         resources: count,
         changes: &answer.changes,
         revision: Some(answer.revision),
-        dry_run: args.dry_run,
+        dry_run: args.writing.dry_run,
         concerned: Concerned { named: &answer.sidecars, total: answer.sidecars_total },
     };
-    finish(&report, args.output.format)
+    let ending = Ending { report, guard: answer.guard.clone(), keys };
+    args.writing.end(&connected, ending, args.output.format).await
+}
+
+/// The versions that resources must still have: those of files that say one, and the one that was
+/// asked for.
+fn expected(
+    keys: &[ResourceKey],
+    manifest: &Manifest,
+    version: Option<&str>,
+) -> Result<Vec<pb::Held>, Failure> {
+    let held = |key: &ResourceKey, version: &str| pb::Held {
+        resource: Some(key.to_pb()),
+        resource_version: version.to_owned(),
+    };
+    match (version, keys) {
+        (Some(version), [only]) => Ok(vec![held(only, version)]),
+        (Some(_), _) => Err(Failure::usage("--expect-version is of one resource")),
+        (None, _) => {
+            let versions = manifest.resources().into_iter().filter_map(|resource| {
+                let version = resource.metadata.as_ref()?.resource_version.clone();
+                (!version.is_empty()).then_some((resource::key(&resource)?, version))
+            });
+            Ok(versions.map(|(key, version)| held(&key, &version)).collect())
+        }
+    }
 }

@@ -1,15 +1,15 @@
-//! What `apply --guard` shows while the control plane watches a write, and how it ended.
+//! What `--guard` shows while the control plane watches a write, and how it ended.
 
 use std::{process::ExitCode, time::Duration};
 
 use tokio::{signal, time};
 
 use super::{
-    apply::is_for_programs,
     output::{self, Failure, Format, printable},
     remote::Connected,
     report::Report,
     words,
+    writing::is_for_programs,
 };
 use crate::{clock, resource::pb};
 

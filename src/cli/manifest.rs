@@ -19,6 +19,8 @@ use crate::resource::{
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Files of one directory.
 const FILES_MAX: usize = 10_000;
+/// What one write takes; more is refused before it is read.
+const RESOURCES_MAX: usize = 10_000;
 /// What stdin is called in problems.
 const STDIN: &str = "stdin";
 
@@ -47,13 +49,13 @@ impl Manifest {
         let mut manifest = Self::default();
         for path in paths {
             if path.as_os_str() == "-" {
-                manifest.add(STDIN, &read_text(io::stdin().lock(), STDIN)?);
+                manifest.add(STDIN, &read_text(io::stdin().lock(), STDIN)?)?;
                 continue;
             }
             for file in files(path)? {
                 let name = file.display().to_string();
                 let open = fs::File::open(&file).map_err(|error| failed(&name, &error))?;
-                manifest.add(&name, &read_text(open, &name)?);
+                manifest.add(&name, &read_text(open, &name)?)?;
             }
         }
         if manifest.parsed.is_empty() && manifest.problems.is_empty() {
@@ -67,11 +69,18 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn add(&mut self, name: &str, text: &str) {
+    fn add(&mut self, name: &str, text: &str) -> Result<(), Failure> {
+        let count = self.parsed.len() + documents(text);
+        if count > RESOURCES_MAX {
+            let message =
+                format!("{name}: {count} resources are more than {RESOURCES_MAX} at once");
+            return Err(Failure::say(message).with_hint("several files, one after the other"));
+        }
         let (parsed, problems) = yaml::parse(text, name);
         self.parsed.extend(parsed);
         self.problems.extend(problems);
         self.files.push(name.to_owned());
+        Ok(())
     }
 
     fn place(&mut self, namespace: Namespace<'_>) {
@@ -199,6 +208,21 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
+/// Documents of a text that say anything, without reading what.
+fn documents(text: &str) -> usize {
+    let (mut count, mut counted) = (0, false);
+    for line in text.lines() {
+        let line = line.strip_prefix("---").map_or(line, |rest| {
+            counted = false;
+            rest
+        });
+        let says = !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        count += usize::from(says && !counted);
+        counted |= says;
+    }
+    count
+}
+
 fn read_text(reader: impl io::Read, name: &str) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     reader.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|error| failed(name, &error))?;
@@ -218,6 +242,24 @@ mod tests {
 
     use super::{Manifest, Namespace};
     use crate::resource::{Kind, Problem, ResourceKey};
+
+    #[test]
+    fn documents_are_counted_before_they_are_read() {
+        for (text, expected) in [
+            ("", 0),
+            ("# only\n---\n# comments\n", 0),
+            ("a: 1", 1),
+            ("---\na: 1\n---\n---\nb: 2\n---\n", 2),
+            ("--- {a: 1}\n--- {b: 2}\nc", 2),
+        ] {
+            assert_eq!(super::documents(text), expected, "{text:?}");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("many.yaml");
+        fs::write(&file, "a: {\n---\n".repeat(10_001)).expect("written");
+        let refused = Manifest::read(&[file], Namespace::Context("shop")).expect_err("refused");
+        assert!(refused.message().contains("10001 resources are more than 10000"), "{refused:?}");
+    }
 
     const POLICY: &str = "\
 apiVersion: outrigger.dev/v1

@@ -24,6 +24,7 @@ mod guard;
 mod guarded;
 mod healthcheck;
 mod history;
+mod issued;
 mod lines;
 mod manifest;
 mod output;
@@ -42,6 +43,7 @@ mod token;
 mod version;
 mod watch;
 mod words;
+mod writing;
 
 use std::{io, process::ExitCode};
 

@@ -1,14 +1,13 @@
 //! `outrigger rollback`: makes the configuration what it was at a revision, by a new revision.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use super::{
-    apply::{finish, settled},
     output::{Failure, Output},
     remote::Remote,
     repeat,
     report::{Concerned, Report},
-    words,
+    writing::{Ending, Writing},
 };
 use crate::resource::{Problem, ResourceKey, pb};
 
@@ -20,29 +19,15 @@ Examples:
   outrigger rollback 41 --wait
 
 What users wrote becomes what it was. Live workloads, and services that registrations made, belong to
-no revision and stay as they are.";
+no revision and stay as they are. Without -m the new revision says 'rollback to 41'.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The revision whose content is brought back
     revision: u64,
-    /// Say what would change and write nothing
-    #[arg(long, env = "OUTRIGGER_DRY_RUN")]
-    dry_run: bool,
-    /// Refuse unless this is the newest revision
-    #[arg(long, value_name = "REVISION", env = "OUTRIGGER_EXPECT_REVISION")]
-    expect_revision: Option<u64>,
-    /// Why; kept with the revision [default: rollback to REVISION]
-    #[arg(short, long, value_name = "TEXT", env = "OUTRIGGER_MESSAGE")]
-    message: Option<String>,
-    /// Wait until every sidecar concerned runs it
-    #[arg(long, env = "OUTRIGGER_WAIT")]
-    wait: bool,
-    /// How long --wait waits
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = words::duration)]
-    #[arg(env = "OUTRIGGER_TIMEOUT")]
-    timeout: Duration,
+    #[command(flatten)]
+    writing: Writing,
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
@@ -58,9 +43,9 @@ async fn rollback(args: Args) -> Result<ExitCode, Failure> {
     let connected = args.remote.connect()?;
     let request = pb::RollbackRequest {
         revision: args.revision,
-        dry_run: args.dry_run,
-        expect_revision: args.expect_revision,
-        message: args.message.clone().unwrap_or_default(),
+        dry_run: args.writing.dry_run,
+        expect_revision: args.writing.expect_revision,
+        message: args.writing.message.clone().unwrap_or_default(),
         request_id: repeat::request_id(),
     };
     let answer =
@@ -72,13 +57,11 @@ async fn rollback(args: Args) -> Result<ExitCode, Failure> {
         resources: answer.changes.len(),
         changes: &answer.changes,
         revision: Some(answer.revision),
-        dry_run: args.dry_run,
+        dry_run: args.writing.dry_run,
         concerned: Concerned { named: &answer.sidecars, total: answer.sidecars_total },
     };
-    if !args.wait || args.dry_run || report.is_refused() {
-        return finish(&report, args.output.format);
-    }
     let changed = answer.changes.iter().filter_map(|change| change.resource.as_ref());
-    let keys: Vec<_> = changed.filter_map(ResourceKey::from_pb).collect();
-    settled(&connected, &keys, &report, args.timeout, args.output.format).await
+    let keys = changed.filter_map(ResourceKey::from_pb).collect();
+    let ending = Ending { report, guard: None, keys };
+    args.writing.end(&connected, ending, args.output.format).await
 }

@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 
-use super::{output::Failure, role};
+use super::{output::Failure, role, words};
 use crate::{
     app::{
         admin,
@@ -156,6 +157,16 @@ pub(super) struct Workload {
     #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) workers: Option<u16>,
+    /// How long a connection to or from another sidecar is used, so that both sides prove anew who
+    /// they are; less up to a tenth, so that not all end at once. At least 1s
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = connection_age)]
+    #[arg(env = "OUTRIGGER_CONNECTION_AGE_MAX")]
+    pub(super) connection_age_max: Duration,
+}
+
+fn connection_age(text: &str) -> Result<Duration, String> {
+    let age = words::duration(text)?;
+    if age < Duration::from_secs(1) { Err("shorter than 1s".to_owned()) } else { Ok(age) }
 }
 
 /// A service as flags name it.
@@ -182,6 +193,7 @@ impl Workload {
             zone: self.zone.clone(),
             weight: self.weight,
             workers: self.workers.map(usize::from),
+            connection_age_max: Some(self.connection_age_max),
             telemetry: TelemetryOptions::new(self.otlp.clone(), &bootstrap::variable),
             external: External::new(&bootstrap::variable),
             ..Options::new(mode)

@@ -3,8 +3,10 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Subcommand;
+use tonic::Status;
 
 use super::{
+    issued::{self, Issued, ListArgs, RevokeArgs},
     output::{self, Failure, Output},
     remote::{Connected, Remote},
     words,
@@ -60,30 +62,11 @@ struct CreateArgs {
     output: Output,
 }
 
-#[derive(Debug, clap::Args)]
-struct ListArgs {
-    #[command(flatten)]
-    remote: Remote,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Debug, clap::Args)]
-struct RevokeArgs {
-    /// Their IDs, as `token list` shows them
-    #[arg(required = true, value_name = "ID")]
-    ids: Vec<String>,
-    #[command(flatten)]
-    remote: Remote,
-    #[command(flatten)]
-    output: Output,
-}
-
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let (format, done) = match args.command {
         Command::Create(args) => (args.output.format, create(args).await),
-        Command::List(args) => (args.output.format, list(&args).await),
-        Command::Revoke(args) => (args.output.format, revoke(&args).await),
+        Command::List(args) => (args.output.format, issued::list::<pb::Token>(&args).await),
+        Command::Revoke(args) => (args.output.format, issued::revoke::<pb::Token>(&args).await),
     };
     done.map_err(|failure| failure.in_format(format))
 }
@@ -128,38 +111,31 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
     )
 }
 
-async fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
-    let connected = args.remote.connect()?;
-    let tokens = tokens(&connected).await?;
-    let format = args.output.format;
-    if format == output::Format::Name {
-        output::out(&tokens.iter().map(|token| format!("{}\n", token.id)).collect::<String>())?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if tokens.is_empty() && format == output::Format::Table {
-        output::note("no tokens; outrigger token create --service NAME makes one\n");
-        return Ok(ExitCode::SUCCESS);
-    }
-    format.print(
-        || table(&tokens),
-        || serde_json::json!({ "tokens": tokens.iter().map(json).collect::<Vec<_>>() }),
-    )
-}
+impl Issued for pb::Token {
+    const NOUN: &str = "token";
+    const MADE_BY: &str = "outrigger token create --service NAME";
 
-async fn tokens(connected: &Connected) -> Result<Vec<pb::Token>, Failure> {
-    let answer = connected.client.admin().list_tokens(pb::ListTokensRequest {}).await;
-    Ok(answer.map_err(|status| connected.failed(&status))?.into_inner().tokens)
-}
-
-async fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
-    let connected = args.remote.connect()?;
-    let mut admin = connected.client.admin();
-    for id in &args.ids {
-        let answer = admin.revoke_token(pb::RevokeTokenRequest { id: id.clone() }).await;
-        answer.map_err(|status| connected.failed(&status))?;
-        output::note(&format!("token {id} revoked\n"));
+    fn name(&self) -> &str {
+        &self.id
     }
-    args.output.format.print(String::new, || serde_json::json!({ "revoked": args.ids }))
+
+    fn table(all: &[Self]) -> String {
+        table(all)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json(self)
+    }
+
+    async fn all(connected: &Connected) -> Result<Vec<Self>, Status> {
+        let answer = connected.client.admin().list_tokens(pb::ListTokensRequest {}).await;
+        Ok(answer?.into_inner().tokens)
+    }
+
+    async fn revoke(connected: &Connected, id: &str) -> Result<(), Status> {
+        let request = pb::RevokeTokenRequest { id: id.to_owned() };
+        connected.client.admin().revoke_token(request).await.map(|_| ())
+    }
 }
 
 fn left(token: &pb::Token) -> Option<Duration> {

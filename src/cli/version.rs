@@ -43,12 +43,8 @@ async fn version(args: Args) -> Result<ExitCode, Failure> {
         Some(connected) => Some((connected.server.clone(), ask(connected).await)),
         None => None,
     };
-    let text = || match &theirs {
-        Some((server, Ok(version))) => {
-            format!("outrigger {own}\ncontrol plane {server} {}\n", output::printable(version))
-        }
-        Some((_, Err(_))) | None => format!("outrigger {own}\n"),
-    };
+    let answered = theirs.as_ref().and_then(|(server, it)| Some((&**server, &**it.as_ref().ok()?)));
+    let text = || text(own, answered);
     let value = || {
         let mut value = serde_json::json!({ "version": own });
         if let Some((server, version)) = &theirs {
@@ -67,6 +63,14 @@ async fn version(args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Both versions, or the own one where there is no other.
+fn text(own: &str, theirs: Option<(&str, &str)>) -> String {
+    let theirs = theirs.map(|(server, version)| {
+        format!("control plane {server} {}\n", output::printable(version))
+    });
+    format!("outrigger {own}\n{}", theirs.unwrap_or_default())
+}
+
 async fn ask(connected: &Connected) -> Result<String, Failure> {
     let mut client = connected.client.config();
     let answer = timeout(ANSWER_MAX, client.status(pb::StatusRequest::default())).await;
@@ -77,4 +81,16 @@ async fn ask(connected: &Connected) -> Result<String, Failure> {
     };
     let status = answer.map_err(late)?.map_err(|status| connected.failed(&status))?;
     Ok(status.into_inner().version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+
+    #[test]
+    fn both_versions_are_shown_where_both_are_known() {
+        assert_eq!(text("0.1.0", None), "outrigger 0.1.0\n");
+        let both = "outrigger 0.1.0\ncontrol plane mesh:15010 0.2.0\n";
+        assert_eq!(text("0.1.0", Some(("mesh:15010", "0.2.0"))), both);
+    }
 }

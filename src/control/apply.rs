@@ -113,15 +113,22 @@ pub(crate) fn apply(
     planned
 }
 
-/// Plans to delete these resources.
+/// Plans to delete these resources, some of which are expected to have a version.
 pub(crate) fn delete(
     world: &World,
     trust_domain: &str,
     ids: &[pb::ResourceId],
+    expected: &[pb::Held],
     now: prost_types::Timestamp,
 ) -> Planned {
     let mut planned = Planned::default();
     let mut seen = BTreeSet::new();
+    let expected: BTreeMap<_, _> = expected
+        .iter()
+        .filter_map(|it| {
+            Some((ResourceKey::from_pb(it.resource.as_ref()?)?, &*it.resource_version))
+        })
+        .collect();
     for id in ids {
         let Some(key) = ResourceKey::from_pb(id) else {
             let problem = Problem::error("kind", "not a kind").with_value(&*id.kind);
@@ -135,7 +142,9 @@ pub(crate) fn delete(
         if world.live.resources.contains_key(&key) {
             let problem = Problem::error("", "is alive: it goes when its sidecar does");
             planned.problems.push(problem.of(&key));
-        } else if world.stored.resources.contains_key(&key) {
+        } else if let Some(existing) = world.stored.resources.get(&key) {
+            let version = expected.get(&key).copied().unwrap_or_default();
+            planned.problems.extend(check_version(Some(existing), version, &key));
             planned.change(&key, pb::ChangeKind::Deleted, Vec::new());
             planned.plan.delete.push(key);
         } else {
@@ -196,7 +205,7 @@ fn check_version(
         None => "was deleted meanwhile".to_owned(),
     };
     let problem = Problem::error("metadata.resourceVersion", message).with_value(expected);
-    Some(problem.with_hint("read it again; without a version any is written over").of(key))
+    Some(problem.with_hint("read it again; without a version any will do").of(key))
 }
 
 /// What only this control plane can say about a resource.

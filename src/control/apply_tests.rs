@@ -109,15 +109,20 @@ fn only_what_is_stored_is_deleted() {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
     };
-    let planned =
-        delete(&shop(), "mesh.local", &[id("Service", "orders"), id("Service", "orders")], NOW);
+    let planned = delete(
+        &shop(),
+        "mesh.local",
+        &[id("Service", "orders"), id("Service", "orders")],
+        &[],
+        NOW,
+    );
     assert_eq!(summary(&planned), ["Deleted Service shop/orders"]);
     for (refused, message) in [
         (id("Workload", "orders-1"), "is alive"),
         (id("Service", "nothing"), "does not exist"),
         (id("service", "orders"), "not a kind"),
     ] {
-        let planned = delete(&shop(), "mesh.local", &[refused], NOW);
+        let planned = delete(&shop(), "mesh.local", &[refused], &[], NOW);
         assert!(planned.is_refused());
         assert!(planned.problems[0].message.contains(message), "{:?}", planned.problems);
     }
@@ -127,4 +132,32 @@ fn only_what_is_stored_is_deleted() {
 fn a_route_to_what_does_not_exist_yet_is_no_error() {
     let planned = apply(&shop(), "mesh.local", vec![route("shop/r", "orders", &["later"])], NOW);
     assert!(!planned.is_refused(), "{:?}", planned.problems);
+}
+
+#[test]
+fn what_has_another_version_than_expected_is_not_deleted() {
+    let mut orders = service("shop/orders", "");
+    orders.metadata.as_mut().expect("set").resource_version = "7-x".to_owned();
+    let world = world([orders, service("shop/other", "")], []);
+    let id = |name: &str| pb::ResourceId {
+        kind: "Service".to_owned(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    };
+    let held = |version: &str| pb::Held {
+        resource: Some(id("orders")),
+        resource_version: version.to_owned(),
+    };
+    for (expected, refused) in [
+        (vec![], false),
+        (vec![held("7-x")], false),
+        (vec![held("6-x")], true),
+        (vec![held("")], false),
+    ] {
+        let ids = [id("orders"), id("other")];
+        let planned = delete(&world, "mesh.local", &ids, &expected, NOW);
+        assert_eq!(planned.is_refused(), refused, "{expected:?}");
+        let said = planned.problems.iter().find(|problem| problem.is_error());
+        assert_eq!(said.map(|it| &*it.field), refused.then_some("metadata.resourceVersion"));
+    }
 }

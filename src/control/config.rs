@@ -61,6 +61,23 @@ fn key_of(id: Option<&pb::ResourceId>) -> Result<ResourceKey, Status> {
     })
 }
 
+/// A write's answer as one of the messages that say it.
+macro_rules! answer {
+    ($written:expr => $message:ident $(, $more:ident)?) => {{
+        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, .. } =
+            $written;
+        Response::new(pb::$message {
+            revision,
+            problems,
+            changes,
+            sidecars,
+            sidecars_total,
+            repeated_request: repeated,
+            $($more,)?
+        })
+    }};
+}
+
 fn now_pb(state: &State) -> prost_types::Timestamp {
     pb_time(state.now())
 }
@@ -81,11 +98,12 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::ApplyRequest>,
     ) -> Result<Response<pb::ApplyResponse>, Status> {
+        // Before anything is done with each of them.
+        write::check_count("resources", request.get_ref().resources.len())?;
         auth::check_write(&request, request.get_ref().resources.iter().filter_map(resource::key))?;
         let by = auth::principal(&request)?.name().to_owned();
         let pb::ApplyRequest { resources, dry_run, expect_revision, message, request_id, guard } =
             request.into_inner();
-        write::check_count("resources", resources.len())?;
         let guard = guard::duration(guard)?;
         let how = format!("{expect_revision:?} {message:?} {guard:?}");
         let (resources, asked_sha256) = if request_id.is_empty() {
@@ -110,17 +128,9 @@ impl ConfigService for Config {
         let plan = move |world: &World, state: &State| {
             Ok(apply::apply(world, state.trust_domain(), resources, now_pb(state)))
         };
-        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, guard } =
-            write::write(self, writing, plan).await?;
-        Ok(Response::new(pb::ApplyResponse {
-            revision,
-            problems,
-            changes,
-            sidecars,
-            sidecars_total,
-            repeated_request: repeated,
-            guard,
-        }))
+        let mut written = write::write(self, writing, plan).await?;
+        let guard = written.guard.take();
+        Ok(answer!(written => ApplyResponse, guard))
     }
 
     async fn get(
@@ -155,11 +165,19 @@ impl ConfigService for Config {
         let keys = request.get_ref().resources.iter().filter_map(ResourceKey::from_pb);
         auth::check_write(&request, keys)?;
         let by = auth::principal(&request)?.name().to_owned();
-        let pb::DeleteRequest { resources, dry_run, expect_revision, message, request_id, guard } =
-            request.into_inner();
+        let pb::DeleteRequest {
+            resources,
+            dry_run,
+            expect_revision,
+            message,
+            request_id,
+            guard,
+            expect_versions,
+        } = request.into_inner();
         write::check_count("resources", resources.len())?;
+        write::check_count("expect_versions", expect_versions.len())?;
         let guard = guard::duration(guard)?;
-        let how = format!("{expect_revision:?} {message:?} {guard:?}");
+        let how = format!("{expect_revision:?} {message:?} {guard:?} {expect_versions:?}");
         let writing = Writing {
             dry_run,
             expect_revision,
@@ -171,19 +189,12 @@ impl ConfigService for Config {
             rollback_to: None,
         };
         let plan = move |world: &World, state: &State| {
-            Ok(apply::delete(world, state.trust_domain(), &resources, now_pb(state)))
+            let now = now_pb(state);
+            Ok(apply::delete(world, state.trust_domain(), &resources, &expect_versions, now))
         };
-        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, guard } =
-            write::write(self, writing, plan).await?;
-        Ok(Response::new(pb::DeleteResponse {
-            revision,
-            problems,
-            changes,
-            sidecars,
-            sidecars_total,
-            repeated_request: repeated,
-            guard,
-        }))
+        let mut written = write::write(self, writing, plan).await?;
+        let guard = written.guard.take();
+        Ok(answer!(written => DeleteResponse, guard))
     }
 
     async fn history(
@@ -263,16 +274,8 @@ impl ConfigService for Config {
                 }
             }
         };
-        let Written { revision, problems, changes, sidecars, sidecars_total, repeated, .. } =
-            write::write(self, writing, plan).await?;
-        Ok(Response::new(pb::RollbackResponse {
-            revision,
-            problems,
-            changes,
-            sidecars,
-            sidecars_total,
-            repeated_request: repeated,
-        }))
+        let written = write::write(self, writing, plan).await?;
+        Ok(answer!(written => RollbackResponse))
     }
 
     async fn get_guard(

@@ -41,6 +41,8 @@ use crate::{
 const RENEWED_AGAIN_MAX: Duration = Duration::from_mins(10);
 /// How long a renewal by a valid certificate waits for its note to be on disk.
 const NOTE_MAX: Duration = Duration::from_secs(3);
+/// How long the last bundle of a stream waits for a slow sidecar.
+const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 /// Certificates for one identity at once and per second: many replicas may start together.
 const ISSUES: (f64, f64) = (500.0, 20.0);
 /// Failed joins of one address at once and per second.
@@ -202,7 +204,14 @@ impl IdentityService for Identities {
                     changed = trust.changed() => if changed.is_err() { return },
                     () = sender.closed() => return,
                     () = ending.cancelled() => return,
-                    _ = &mut over => return,
+                    _ = &mut over => {
+                        // It may be over by the very change that is not told yet.
+                        if trust.has_changed().is_ok_and(|changed| changed) {
+                            let last = trust.borrow_and_update().to_pb(fleet.count());
+                            let _told = sender.send_timeout(Ok(last), LAST_WORD_MAX).await;
+                        }
+                        return;
+                    }
                 }
             }
         });

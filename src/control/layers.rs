@@ -18,15 +18,8 @@ use super::{
     metrics::{Metrics, Outcome},
 };
 
-/// Whether the method of that path answers with a stream, which lives as long as it lives.
-fn is_stream(path: &str) -> bool {
-    matches!(
-        path.rsplit('/').next(),
-        Some("Subscribe" | "Watch" | "TrustBundle" | "ServerReflectionInfo")
-    )
-}
-
-/// Ends calls that take too long; streams have no deadline.
+/// Ends calls that take too long to be answered: with their one message, or with the head of a stream,
+/// which lives as long as it lives from then on. A request that never comes whole is among them.
 #[derive(Debug, Clone)]
 pub(crate) struct Deadline<S> {
     pub inner: S,
@@ -48,11 +41,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let after = self.after;
-        let unbounded = is_stream(request.uri().path());
         let call = self.inner.call(request);
-        if unbounded {
-            return Box::pin(call);
-        }
         Box::pin(async move {
             timeout(after, call).await.unwrap_or_else(|_| {
                 let message = format!("the control plane took longer than {}s", after.as_secs());

@@ -56,6 +56,7 @@ mod tokens;
 mod traffic;
 mod trail;
 mod trust;
+mod upload;
 mod validate;
 mod watch;
 mod world;

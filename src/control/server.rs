@@ -31,6 +31,7 @@ use super::{
     metrics::Metrics,
     state::State,
     trust::Trust,
+    upload::{Room, Uploads},
 };
 use crate::resource::{
     DESCRIPTORS,
@@ -44,7 +45,7 @@ use crate::resource::{
 
 /// Calls under way at once; more are refused and may come again.
 pub(super) const CALLS_MAX: usize = 1024;
-/// How long a call may take that answers once.
+/// How long a call may take to be answered.
 const CALL_MAX: Duration = Duration::from_secs(20);
 /// Between two signs of life on a connection: a sidecar whose machine died is withdrawn after this
 /// and the next.
@@ -112,6 +113,7 @@ pub(crate) async fn serve(
     }
     // As many as strangers have connections: whoever joins makes one call on its own.
     let strangers = Arc::new(Semaphore::new(listen::STRANGERS_MAX));
+    let room = Arc::<Room>::default();
     let stack = ServiceBuilder::new()
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(CALLS_MAX))
@@ -128,6 +130,7 @@ pub(crate) async fn serve(
             audit: Arc::clone(&audit),
             state: Arc::clone(&state),
         }))
+        .layer(layer_fn(move |inner| Uploads { inner, room: Arc::clone(&room) }))
         .into_inner();
     let mut builder = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Problem, pb,
-    reference::http_method,
+    reference::{http_method, warn_of_hostnames},
     report::Report,
     route::{
         Match, PathMatch, Route, Rule, check_rule_name, list_length, matches_total, read_backends,
@@ -33,6 +33,7 @@ fn read(spec: &pb::HttpRoute, namespace: &str) -> (Option<Route>, Vec<Problem>) 
         if !spec.use_default_gateways.is_empty() {
             report.field("useDefaultGateways", |r| r.not_run("default gateways"));
         }
+        warn_of_hostnames(report, &spec.hostnames);
         let mut names = BTreeSet::new();
         list_length(report, "rules", spec.rules.len());
         matches_total(report, spec.rules.iter().map(|rule| rule.matches.len()));

@@ -102,3 +102,21 @@ pub(super) fn http_method(report: &mut Report, text: &str) -> String {
     report.word(text, "not an HTTP method", &words);
     text.to_owned()
 }
+
+/// A rule none of whose backends takes anything.
+pub(super) fn warn_of_no_weight(report: &mut Report, refs: &[pb::BackendRef]) {
+    if !refs.is_empty() && refs.iter().all(|backend| backend.weight == Some(0)) {
+        let message = "have no weight: what the rule takes is answered with backend_invalid";
+        report.field("backendRefs", |report| report.warn("", message, "weight: 1"));
+    }
+}
+
+/// A mesh's route attaches to a Service by its `parentRefs`; of host names it asks nothing.
+pub(super) fn warn_of_hostnames(report: &mut Report, hostnames: &[String]) {
+    if let Some(first) = hostnames.first() {
+        report.field("hostnames", |report| {
+            let message = "do nothing for a Service as the parent, which is asked for by its name";
+            report.warn(first, message, "leave them out");
+        });
+    }
+}

@@ -5,7 +5,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::{
     pb,
-    reference::is_service_group,
+    reference::{is_service_group, warn_of_no_weight},
     report::Report,
     traffic_policy::{Retry, Timeouts},
 };
@@ -173,6 +173,7 @@ pub(super) fn read_parents(
             report.warn("", "are missing: the route attaches to nothing", SERVICE_REF);
         });
     }
+    let mut seen = std::collections::HashSet::new();
     let read = |report: &mut Report, parent: &pb::ParentRef| {
         if !ours(parent) {
             let what = parent.kind.as_deref().unwrap_or("Gateway");
@@ -190,10 +191,12 @@ pub(super) fn read_parents(
             });
         }
         let port = parent.port.map(|port| report.field("port", |report| report.port(port)));
-        Some(Parent {
-            service: read_service(report, &parent.name, &parent.namespace, namespace),
-            port,
-        })
+        let service = read_service(report, &parent.name, &parent.namespace, namespace);
+        let parent = Parent { service, port };
+        if !seen.insert(parent.clone()) {
+            report.wrong(&parent.service, "stands twice in this route", "leave it out");
+        }
+        Some(parent)
     };
     report.each("parentRefs", refs, read).into_iter().flatten().collect()
 }
@@ -215,6 +218,7 @@ pub(super) fn read_backends(
     namespace: &str,
 ) -> Vec<Backend> {
     list_length(report, "backendRefs", refs.len());
+    warn_of_no_weight(report, refs);
     report.each("backendRefs", refs, |report, backend| {
         let weight = backend.weight.unwrap_or(WEIGHT);
         report.field("weight", |report| report.range(weight, 0, WEIGHT_MAX));

@@ -150,6 +150,36 @@ async fn what_is_applied_can_be_read_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_takes_versions_and_a_guard_as_a_write_does() {
+    let mesh = Mesh::start().await;
+    let file = mesh.place.write("mesh.yaml", MESH).display().to_string();
+    mesh.run(&["apply", "-f", &file]).await.assert_done();
+    let read = mesh.run(&["get", "tp", "inventory", "-o", "yaml"]).await;
+    let old = mesh.place.write("old.yaml", &read.assert_done().stdout).display().to_string();
+    let changed = MESH.replace("UNAVAILABLE", "ABORTED");
+    let file = mesh.place.write("mesh.yaml", &changed).display().to_string();
+    mesh.run(&["apply", "-f", &file]).await.assert_done();
+
+    // Whoever read it before the change does not delete it by that.
+    let said = mesh.run(&["delete", "-f", &old]).await;
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
+    assert!(said.stderr.contains("was changed meanwhile: its version is 2-"), "{said:?}");
+    let said = mesh.run(&["delete", "tp/inventory", "--expect-version", "1-x"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let said = mesh.run(&["delete", "tp/a", "tp/b", "--expect-version", "1-x"]).await;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let now = mesh.run(&["get", "tp", "inventory", "-o", "json"]).await.json();
+    let version = now["metadata"]["resourceVersion"].as_str().expect("a version");
+    let delete =
+        ["delete", "tp/inventory", "--expect-version", version, "--guard", "10s", "-o", "json"];
+    let guarded = mesh.run(&delete).await.assert_done().json();
+    assert_eq!(guarded["revision"], 3, "{guarded}");
+    assert_eq!(guarded["guard"]["state"], "passed", "{guarded}");
+    let said = mesh.run(&["delete", "svc/inventory", "--wait"]).await;
+    assert!(said.assert_done().stdout.ends_with("no sidecar is connected\n"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_file_is_refused_with_its_lines_and_nothing_changes() {
     let mesh = Mesh::start().await;
     mesh.place.write("home/mesh.yaml", &MESH.replace("UNAVAILABLE", "UNAVAILBLE"));

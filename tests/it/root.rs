@@ -3,12 +3,16 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
+    calls::with,
     change::Load,
-    harness::{App, Mesh, Program, SOON, eventually, get, heavy},
+    harness::{
+        App, Certificates, Mesh, Program, SOON, echo_client, eventually, get, heavy, metrics,
+    },
 };
 
 /// The SHA-256 of the roots that a sidecar trusts, and its certificate.
@@ -131,4 +135,125 @@ async fn an_exchange_that_is_taken_back_leaves_the_root() {
     assert_eq!(again.code, Some(1), "{again:?}");
     assert!(again.stderr.contains("no exchange of a root is under way"), "{}", again.stderr);
     assert!(before.is_string());
+}
+
+/// The exchange of the root for one that openssl made, over the API as a program on another machine
+/// would ask for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_of_ones_own_takes_over_under_load_and_no_call_fails() {
+    let _turn = heavy().await;
+    let mesh = Mesh::start().await;
+    let Some(own) = Certificates::called(&mesh.place, "own") else { return };
+    let other = Certificates::called(&mesh.place, "other").expect("there is openssl");
+    let app = App::start("one").await;
+    let server = mesh.server("echo-1", "echo", app.address).await;
+    let client = mesh.sidecar("caller", "caller", &[]).await;
+    let before = authority(&mesh).await;
+    let rotate = async |certificate: &str, key: &str| {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        let flags = ["ca", "rotate", "--timeout", "50s", "--root-cert", &certificate];
+        mesh.place.run(&[&flags[..], &["--root-key", &key]].concat()).await
+    };
+    // A certificate and the key of another one change nothing.
+    let refused = rotate(&own.file("ca.pem"), &other.file("ca-key.pem")).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert_eq!(authority(&mesh).await["roots"], before["roots"]);
+
+    let start = Instant::now();
+    let load = Load::start(client.address("outbound"));
+    load.go_on(300).await;
+    rotate(&own.file("ca.pem"), &own.file("ca-key.pem")).await.assert_done();
+    load.go_on(300).await;
+    let (made, failures) = load.stop().await;
+    let told: Vec<_> = failures.iter().map(|call| call.tell(start)).collect();
+    assert!(told.is_empty(), "of {made} calls failed:\n{}", told.join("\n"));
+
+    let now = authority(&mesh).await;
+    let pem = |text: &str| text.split_whitespace().collect::<String>();
+    let file = fs::read_to_string(own.file("ca.pem")).expect("made");
+    assert_eq!(pem(now["roots"][0]["pem"].as_str().expect("PEM")), pem(&file));
+    assert_eq!(now["roots"].as_array().map(Vec::len), Some(1));
+    for sidecar in [&server, &client] {
+        let (roots, _) = certificates(sidecar).await.expect("told");
+        assert_eq!(roots, [now["roots"][0]["sha256"].as_str().expect("a hash")]);
+    }
+    // Who joins from now on is of it too.
+    let late = mesh.server("echo-2", "echo", app.address).await;
+    assert_eq!(certificates(&late).await.expect("told").0.len(), 1);
+}
+
+/// Certificates that last a minute in life last moments here: every connection ends with one, and is
+/// followed by another before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_last_moments_are_renewed_under_load_and_no_call_fails() {
+    const RENEWALS: f64 = 3.0;
+    let _turn = heavy().await;
+    let mesh = Mesh::start_with(&["--leaf-ttl", "12s"]).await;
+    let app = App::start("one").await;
+    let age = ["--connection-age-max", "2s"];
+    let at = format!("9090={}", app.address);
+    let server = mesh.sidecar("echo-1", "echo", &["--app", &at, age[0], age[1]]).await;
+    let client = mesh.sidecar("caller", "caller", &age).await;
+    let start = Instant::now();
+    let load = Load::start(client.address("outbound"));
+    eventually(Duration::from_secs(120), async || {
+        for sidecar in [&server, &client] {
+            let page = metrics(sidecar.address("metrics")).await;
+            let done = page.sum("outrigger_certificate_renewals_total", &[("result", "success")]);
+            if done < RENEWALS {
+                return Err(format!("{done} renewals"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    let (made, failures) = load.stop().await;
+    let told: Vec<_> = failures.iter().map(|call| call.tell(start)).collect();
+    assert!(told.is_empty(), "of {made} calls failed:\n{}", told.join("\n"));
+    // A connection that lasts as long as its certificate would be one or two by now.
+    let page = metrics(client.address("metrics")).await;
+    let opened = page.sum("outrigger_connections_opened_total", &[("direction", "outbound")]);
+    assert!(opened >= 4.0, "{opened} connections to the server");
+}
+
+/// Who was away while its certificate ended and its root was dropped has nothing left by which to
+/// renew: it joins again by its token, without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_sidecar_that_lost_its_identity_joins_again_by_its_token() {
+    let _turn = heavy().await;
+    let mesh = Mesh::start_with(&["--leaf-ttl", "6s"]).await;
+    let app = App::start("one").await;
+    let many = mesh.place.run(&["token", "create", "--service", "echo", "--uses", "0"]).await;
+    let token = mesh.place.write("many.token", many.assert_done().stdout.trim());
+    let at = format!("9090={}", app.address);
+    let mut args = mesh.sidecar_args("echo", &["--app", &at]).await;
+    let place = args.iter().position(|flag| flag == "--token-file").expect("given");
+    args[place + 1] = token.display().to_string();
+    args.extend(["--data".into(), mesh.place.path("data/echo-1").display().to_string()]);
+    let server = Program::start(&mesh.place, "echo-1", &args).await;
+    let client = mesh.sidecar("caller", "caller", &[]).await;
+    let (_, before) = certificates(&server).await.expect("told");
+
+    server.signal(Signal::STOP);
+    mesh.place.run(&["ca", "rotate", "--timeout", "1s", "--force"]).await.assert_done();
+    let now = authority(&mesh).await;
+    let stopped = Instant::now();
+    eventually(SOON, async || {
+        let ended = stopped.elapsed() > Duration::from_secs(7);
+        if ended { Ok(()) } else { Err("its certificate has not ended") }
+    })
+    .await;
+    server.signal(Signal::CONT);
+    eventually(Duration::from_secs(60), async || {
+        let (roots, own) = certificates(&server).await?;
+        let new = roots == [now["roots"][0]["sha256"].as_str().unwrap_or_default()];
+        if new && own != before { Ok(()) } else { Err(format!("it trusts {roots:?}")) }
+    })
+    .await;
+    assert!(server.log().contains("joining anew"), "{}", server.log());
+    eventually(SOON, async || {
+        let mut caller = echo_client(client.address("outbound"), "echo:9090");
+        caller.unary(with("hello".to_owned(), &[])).await.map_err(|status| status.to_string())
+    })
+    .await;
 }

@@ -45,6 +45,8 @@ pub struct Options {
     pub weight: Option<u32>,
     /// Threads of the proxy; by default one per core.
     pub workers: Option<usize>,
+    /// The longest life of a connection to or from another sidecar; by default an hour.
+    pub connection_age_max: Option<Duration>,
     /// What is known of telemetry before any configuration.
     pub telemetry: TelemetryOptions,
     /// Where the access log goes.
@@ -82,6 +84,7 @@ impl Options {
             zone: String::new(),
             weight: None,
             workers: None,
+            connection_age_max: None,
             telemetry: TelemetryOptions::default(),
             access_log: Box::new(io::stdout()),
             external: External::default(),

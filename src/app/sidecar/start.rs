@@ -155,6 +155,9 @@ async fn proxy(
     if let Some(workers) = options.workers {
         settings.workers = workers.max(1);
     }
+    if let Some(age) = options.connection_age_max {
+        settings.connection_age_max = age;
+    }
     let apps = settings.apps.iter().map(|app| (app.port.clone(), app.address.to_string()));
     addresses.app = apps.collect();
     let shared = Shared {

@@ -1,14 +1,22 @@
-//! Requests for certificates by those who want more than is theirs.
+//! Requests by those who want more than is theirs: of certificates, of the mesh, of memory and time.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
-use tonic::Code;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt as _;
+use tower::{Service as _, ServiceExt as _};
 
-use super::{Plane, soon};
+use super::{Caller, Plane, soon};
 use crate::{
     identity::csr,
     resource::pb,
@@ -97,7 +105,7 @@ async fn of_a_csr_only_the_public_key_counts() {
     let plane = Plane::start().await;
     let caller = plane.workload("shop/orders");
     let renew = async |csr: Vec<u8>| {
-        Ok::<_, tonic::Status>(
+        Ok::<_, Status>(
             soon(caller.identity().renew(pb::RenewRequest { csr })).await?.into_inner(),
         )
     };
@@ -168,4 +176,43 @@ async fn a_token_that_was_altered_joins_nobody() {
     assert!(codes.iter().all(|code| known.contains(code)), "{codes:?}");
     let join = pb::JoinRequest { token: text, csr: csr::make().expect("made").csr };
     soon(caller.identity().join(join)).await.expect("as it was made");
+}
+
+/// An Apply that says how long it is, and goes no further. How it is answered.
+async fn unfinished_apply(caller: &Caller, bytes: u32) -> Status {
+    let (body, receiver) = mpsc::channel::<Result<_, Status>>(1);
+    let head = [&[0][..], &bytes.to_be_bytes(), &[0x0a; 10]].concat();
+    body.send(Ok(Frame::data(Bytes::from(head)))).await.expect("open");
+    let request = Request::post("/outrigger.v1.ConfigService/Apply")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(StreamBody::new(ReceiverStream::new(receiver))))
+        .expect("a request");
+    let mut channel = caller.channel.clone();
+    let call = channel.ready().await.expect("ready").call(request);
+    let answer = soon(call).await.expect("answered");
+    drop(body);
+    Status::from_header_map(answer.headers()).expect("an answer without messages")
+}
+
+#[tokio::test]
+async fn large_writes_of_one_caller_are_refused_beside_another_and_one_that_stands_still_is_cut() {
+    let plane = Plane::start().await;
+    let admin = plane.admin();
+    let one = unfinished_apply(&admin, 60 << 20);
+    let other = unfinished_apply(&admin, 60 << 20);
+    tokio::pin!(one, other);
+    // Whichever comes second has no room and hears it at once.
+    let (refused, left) = tokio::select! {
+        refused = &mut one => (refused, other),
+        refused = &mut other => (refused, one),
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
+    // Others have room, and so have the same caller's small writes.
+    admin.apply(vec![crate::control::sample::service("shop/small", "")]).await;
+    let cut = left.await;
+    assert_eq!(cut.code(), Code::DeadlineExceeded, "{cut:?}");
+    let late = unfinished_apply(&admin, 65 << 20).await;
+    assert_eq!(late.code(), Code::OutOfRange, "longer than any may be: {late:?}");
 }

@@ -247,6 +247,21 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ),
     (
         "HTTPRoute",
+        "{P, rules: [{backendRefs: ^[{name: a, weight: 0}, {name: b, weight: 0}]}]}",
+        "spec.rules[0].backendRefs: have no weight: what the rule takes is answered with backend_i",
+    ),
+    (
+        "GRPCRoute",
+        "{P, hostnames: ^[a.example], rules: [{backendRefs: [{name: a}]}]}",
+        "spec.hostnames: do nothing for a Service as the parent",
+    ),
+    (
+        "GRPCRoute",
+        "{parentRefs: [{group: '', kind: Service, name: a}, ^{group: '', kind: Service, name: a}]}",
+        "spec.parentRefs[1]: stands twice in this route (a.default) -> leave it out",
+    ),
+    (
+        "HTTPRoute",
         "{P, rules: [{backendRefs: [{name: a, port: ^70000}]}]}",
         "spec.rules[0].backendRefs[0].port: not a port (70000)",
     ),

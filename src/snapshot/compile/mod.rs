@@ -17,6 +17,7 @@ mod read;
 mod reference;
 mod route;
 mod service;
+mod together;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,7 +87,9 @@ pub fn check(
     let pairs: BTreeSet<(ServiceName, String)> = read.routes.iter().flat_map(attached).collect();
     for (service, caller) in &pairs {
         compiler.check_conflicts(service, caller, &mut problems);
+        compiler.check_shadowed(service, caller, &mut problems);
     }
+    compiler.check_together(&mut problems);
     problems
 }
 

@@ -37,14 +37,18 @@ impl Compiler<'_> {
 
     /// The routes that attach to a service for callers in a namespace: its producer's and that
     /// namespace's own.
-    fn attached(&self, service: &ServiceName, caller: &str) -> Vec<&Entry<Route>> {
+    pub(super) fn attached(&self, service: &ServiceName, caller: &str) -> Vec<&Entry<Route>> {
         let counts = |namespace: &str| namespace == service.namespace || namespace == caller;
         self.read.attached(service).filter(|route| counts(&route.key.namespace)).collect()
     }
 
     /// Which routes rule a port: consumer routes replace producer routes (GEP-1426), and of what is
     /// left a `GRPCRoute` takes the port from every `HTTPRoute` (Gateway API, "Cross Serving").
-    fn ruling<'a>(routes: &[&'a Entry<Route>], service: &ServiceName, port: u16) -> Ruling<'a> {
+    pub(super) fn ruling<'a>(
+        routes: &[&'a Entry<Route>],
+        service: &ServiceName,
+        port: u16,
+    ) -> Ruling<'a> {
         let on_port = |route: &&&Entry<Route>| {
             route.spec.parents.iter().any(|parent| is_of(parent, service, port))
         };
@@ -92,8 +96,8 @@ fn is_of(parent: &route::Parent, service: &ServiceName, port: u16) -> bool {
 }
 
 /// Who rules a port, and who would without them.
-struct Ruling<'a> {
-    routes: Vec<&'a Entry<Route>>,
+pub(super) struct Ruling<'a> {
+    pub(super) routes: Vec<&'a Entry<Route>>,
     losers: Vec<&'a Entry<Route>>,
 }
 
@@ -199,7 +203,7 @@ impl Compiler<'_> {
     }
 }
 
-fn compile_match(written: &route::Match, grpc_only: bool) -> Matcher {
+pub(super) fn compile_match(written: &route::Match, grpc_only: bool) -> Matcher {
     Matcher {
         path: written.path.clone(),
         method: written.method.clone(),

@@ -27,6 +27,11 @@ impl Certificates {
         Some(made)
     }
 
+    /// One of its files, such as `ca.pem`.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
     fn script(&self, args: &[&str]) {
         let made = Command::new(root().join("tests/interop/certificates.sh"))
             .arg(&self.directory)
@@ -40,7 +45,7 @@ impl Certificates {
     /// same name replaces the files.
     pub(crate) fn issue(&self, name: &str, id: &str) -> Vec<String> {
         self.script(&[name, id]);
-        let file = |name: String| self.directory.join(name).display().to_string();
+        let file = |name: String| self.file(&name);
         vec![
             "--tls-cert".into(),
             file(format!("{name}.pem")),

@@ -14,6 +14,7 @@ mod inbound;
 mod routes;
 mod services;
 mod settings;
+mod together;
 mod whole;
 
 /// Resources by key, as `compile` takes them.
