@@ -12,6 +12,7 @@
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
 //! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
+//! | `opaque` `relay` | what is no HTTP |
 //! | `pool` `dial` `expiry` | what goes out |
 
 mod acceptor;
@@ -36,8 +37,10 @@ mod io;
 mod lane;
 mod link;
 mod memory;
+mod opaque;
 mod outbound;
 mod pool;
+mod relay;
 mod request;
 mod route;
 mod settings;

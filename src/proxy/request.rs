@@ -228,7 +228,7 @@ fn rewrite(exchange: &mut Exchange, route: &Route) {
 }
 
 /// Takes a place in the bulkhead.
-async fn admit(
+pub(super) async fn admit(
     exchange: &mut Exchange,
     route: &Route,
     until: &Until,

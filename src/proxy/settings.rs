@@ -185,9 +185,13 @@ pub(super) fn http2_server(sidecar: bool) -> http2::Config {
     }
 }
 
-/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels.
+/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels. Applications are sent no
+/// PING: gRPC's servers take more than one in five minutes without data for abuse, and would end every
+/// stream that is silent for longer than a minute (gRFC A8, "server enforcement"). The kernel finds out
+/// when they are gone.
 pub(super) fn http2_client(sidecar: bool) -> http2::Config {
-    http2_server(sidecar)
+    let keepalive_after = sidecar.then_some(PING_AFTER);
+    http2::Config { keepalive_after, ..http2_server(sidecar) }
 }
 
 /// How HTTP/1.1 is spoken to those who call.

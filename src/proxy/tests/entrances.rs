@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Opens a tunnel and returns the answer's head and the rest of the stream.
-async fn tunnel(proxy: SocketAddr, to: &str) -> (String, TcpStream) {
+pub(super) async fn tunnel(proxy: SocketAddr, to: &str) -> (String, TcpStream) {
     bounded(async {
         let mut stream = TcpStream::connect(proxy).await.expect("connected");
         let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
