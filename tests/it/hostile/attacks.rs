@@ -252,7 +252,7 @@ fn forbidden() -> Vec<Attack> {
 #[tokio::test]
 async fn attackers_harm_nobody() {
     let _turn = heavy().await;
-    let app = App::start_patient("one").await;
+    let app = App::start("one").await;
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 4);
