@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     core::Core,
@@ -202,7 +202,12 @@ impl<'a> Task<'a, '_> {
     ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
         let bound = self.route.entry.destination.settings.connect_timeout;
         let leased = exchange.origin.worker.pool.lease(&lane.key, bound).await;
-        let lease = leased.map_err(|error| self.route.not_connected(error))?;
+        let draining = || exchange.core().inbound_drain.started();
+        let lease = leased.map_err(|error| self.route.not_connected(error, draining()))?;
+        if exchange.head.contains(Token::Protocol) {
+            // Whether it takes such requests it says in its SETTINGS (RFC 8441 section 3).
+            let _in_time = timeout(bound, lease.settled()).await;
+        }
         let before = self.seen.get();
         let sent = self.write(exchange, span, |head| {
             self.seen.set(true);

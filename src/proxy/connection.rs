@@ -354,6 +354,7 @@ impl Host for Served {
         Box::pin(async move {
             let (reason, what) = match why {
                 Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Draining => (Reason::Draining, request::DRAINING.to_owned()),
                 Refusal::Head(error @ StreamError::HeadTooLarge) => {
                     (Reason::HeadersTooLarge, error.to_string())
                 }
@@ -380,6 +381,10 @@ impl Host for Served {
         // An HTTP/1.1 connection whose first request is still on its way has it served.
         let draining = origin.counts.guard.draining() && (origin.http2 || !unused);
         if draining || now >= self.retire_at { Outlook::Retire } else { Outlook::Stay }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.origin.worker.core.cut_off.started()
     }
 
     fn standing(&self) -> Outlook {

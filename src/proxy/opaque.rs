@@ -240,6 +240,9 @@ async fn carry(exchange: &mut Exchange, route: &Route, near: Near, trust: Option
         ended = moving => ended.map_err(|broken| broken.rejection(route.to_app)),
         rejection = limits.over(&passed) => Err(rejection),
         () = untrusted(trust) => Err(distrusted(Reason::Unauthenticated)),
+        () = worker.core.cut_off.signalled() => {
+            Err(Rejection::seen(Reason::Draining, request::DRAINING))
+        }
         () = untrusted(of_far) => Err(distrusted(Reason::PeerIdentity)),
     };
     drop(relay);
@@ -322,7 +325,7 @@ async fn try_once<'a>(
     let Dialled { socket, tls, proof, own } = match dialled {
         Ok(dialled) => dialled,
         Err(error) => {
-            let rejection = route.not_connected(error);
+            let rejection = route.not_connected(error, core.inbound_drain.started());
             tried.observe(core, Verdict::of_reason(rejection.reason), now);
             exchange.attempted(0, None, Some(rejection.reason), now);
             return Err(rejection);

@@ -72,8 +72,10 @@ impl Route {
     }
 
     /// Why there is no connection, as the caller is told.
-    pub(super) fn not_connected(&self, error: DialError) -> Rejection {
+    /// `draining`: the application may have ended before its sidecar.
+    pub(super) fn not_connected(&self, error: DialError, draining: bool) -> Rejection {
         let reason = match error.reason {
+            Reason::ConnectFailed if self.to_app && draining => Reason::Draining,
             Reason::ConnectFailed | Reason::ConnectTimeout if self.to_app => Reason::AppUnreachable,
             other => other,
         };
