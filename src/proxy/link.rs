@@ -264,21 +264,6 @@ impl Link {
         self.codec.borrow().room()
     }
 
-    /// Whether it is known what the peer permits.
-    pub(super) fn is_settled(&self) -> bool {
-        self.codec.borrow().is_settled()
-    }
-
-    /// Whether bodies wait for a window that all of its streams share.
-    pub(super) fn is_held_up(&self) -> bool {
-        self.codec.borrow().is_held_up()
-    }
-
-    /// Whether so much was cancelled on it that new requests had better go elsewhere.
-    pub(super) fn is_spent(&self) -> bool {
-        self.codec.borrow().is_spent()
-    }
-
     /// Whether no stream is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.borrow().len() == 0 && self.codec.borrow().is_idle()
@@ -322,15 +307,6 @@ impl Link {
             let now = self.hub.now();
             self.with(|codec| codec.drain(now));
             self.set_dirty();
-        }
-    }
-
-    /// Ends the stories of its requests, each of which tells its caller why. The connection ends when
-    /// they have.
-    pub(super) fn cut_off(self: &Rc<Self>) {
-        if let End::Near(_) = &self.end {
-            let streams: Vec<_> = self.streams.borrow().all().map(Rc::clone).collect();
-            streams.iter().for_each(Stream::abandon);
         }
     }
 

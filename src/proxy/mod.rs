@@ -14,6 +14,7 @@
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
 //! | `opaque` `relay` | what is no HTTP |
 //! | `pool` `dial` `expiry` | what goes out |
+//! | `leave` | what is left when draining ends |
 
 mod acceptor;
 mod attempt;
@@ -35,6 +36,7 @@ mod hub;
 mod inbound;
 mod io;
 mod lane;
+mod leave;
 mod link;
 mod memory;
 mod opaque;

@@ -246,7 +246,7 @@ impl Place {
         if self.key.how.is_http2() {
             // The first with room, so that the last ones become idle.
             let fits = |link: &&Rc<Link>| !is_over(link, now) && link.room() > leased(link);
-            let found = links.iter().find(|link| fits(link) && !link.is_held_up());
+            let found = links.iter().find(|link| fits(link) && !link.codec.borrow().is_held_up());
             // What reads slowly on every connection does not read faster on many.
             let many = || links.len() >= HELD_UP_CONNECTIONS_MAX;
             return found.or_else(|| links.iter().find(fits).filter(|_| many())).map(Rc::clone);
@@ -258,7 +258,7 @@ impl Place {
     fn is_full(&self) -> bool {
         let now = Instant::now();
         let links = self.links.borrow();
-        let counts = |link: &&Rc<Link>| !is_over(link, now) && !link.is_spent();
+        let counts = |link: &&Rc<Link>| !is_over(link, now) && !link.codec.borrow().is_spent();
         links.iter().filter(counts).count() >= HTTP2_CONNECTIONS_MAX
     }
 
@@ -334,7 +334,7 @@ impl Far {
 
     /// Streams have ended, or more may be opened, or the connection is over.
     pub(super) fn changed(&self, link: &Rc<Link>) {
-        if self.settling.get() && (link.is_over() || link.is_settled()) {
+        if self.settling.get() && (link.is_over() || link.codec.borrow().is_settled()) {
             self.settling.set(false);
             self.settled.notify_waiters();
         }
@@ -375,7 +375,7 @@ impl Far {
         }
         let idle_max = if link.is_http2 { HTTP2_IDLE_MAX } else { HTTP1_IDLE_MAX };
         let unused = self.leased.get() == 0 && link.is_idle();
-        if link.is_spent()
+        if link.codec.borrow().is_spent()
             || now >= self.retire_at
             || (unused && now >= self.idle_since.get() + idle_max)
         {
@@ -386,7 +386,7 @@ impl Far {
 
     /// Waits until the peer has said what it permits, or never will.
     pub(super) async fn settled(&self, link: &Link) {
-        while !(link.is_settled() || link.is_over()) {
+        while !(link.codec.borrow().is_settled() || link.is_over()) {
             self.settled.notified().await;
         }
     }

@@ -434,15 +434,6 @@ impl Stream {
         }
     }
 
-    /// Ends its story early; what that tells the caller still goes out.
-    pub(super) fn abandon(self: &Rc<Self>) {
-        let listener = self.listener.replace(Listener::Nobody);
-        match listener {
-            Listener::Story(story) => self.link.hub.tasks.cancel(story),
-            other => *self.listener.borrow_mut() = other,
-        }
-    }
-
     /// Tells whoever listens that something happened.
     pub(super) fn tell(&self) {
         match &*self.listener.borrow() {
