@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     connection::Side,
+    ends::Ends,
     settings::{Address, CONNECTIONS_MAX, WARN_EVERY},
     start::StartError,
     worker::{Crew, Handed, Socket},
@@ -73,11 +74,12 @@ impl Listener {
     }
 
     /// The next connection. Cancel safe.
-    async fn accept(&self) -> io::Result<(Socket, Arc<str>, Option<SocketAddr>)> {
+    async fn accept(&self) -> io::Result<(Socket, Arc<str>, Option<Ends>)> {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, peer) = net::accept(listener).await?;
-                Ok((Socket::Tcp(stream.into_std()?), peer.to_string().into(), Some(peer)))
+                let ends = Ends::new(peer, stream.local_addr()?);
+                Ok((Socket::Tcp(stream.into_std()?), peer.to_string().into(), Some(ends)))
             }
             Self::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
@@ -144,7 +146,7 @@ pub(super) async fn accept(
             () = drain.signalled() => return,
             accepted = listener.accept() => accepted,
         };
-        let (socket, address, peer) = match accepted {
+        let (socket, address, ends) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // A Unix listener's errors are of one connection, or pass: no descriptors left.
@@ -163,7 +165,7 @@ pub(super) async fn accept(
             continue;
         };
         let side = side.clone();
-        let handed = Handed { socket, side, address, peer, guard: drain.guard(), counted };
+        let handed = Handed { socket, side, address, ends, guard: drain.guard(), counted };
         crew.hand(handed).await;
     }
 }

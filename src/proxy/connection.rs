@@ -1,7 +1,7 @@
 //! The way of one connection: accept → detect what it speaks → identify the peer → serve its requests
 //! until it ends, is drained, grows too old, or its peer's certificate ends.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::SystemTime};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
@@ -15,6 +15,7 @@ use super::{
     acceptor::Counted,
     codec::Codec,
     detect::{Spoken, detect},
+    ends::Ends,
     expiry,
     host::{End, Host, Outlook, Refusal},
     io::{Rewind, Socket},
@@ -134,7 +135,7 @@ pub(super) struct Accepted {
     pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) ends: Option<Ends>,
     pub(super) counts: Counts,
 }
 
@@ -147,7 +148,7 @@ pub(super) struct Counts {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { socket, side, address, peer, counts } = accepted;
+    let Accepted { socket, side, address, ends, counts } = accepted;
     let (counts, opened) = (Rc::new(counts), Instant::now());
     let leads_to = match side.fixed() {
         Some(fixed) => opaque_target(&worker, fixed).await,
@@ -165,7 +166,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
     };
     // Not before it has spoken: the one who dials notes its socket only once it is connected.
-    let looped = peer.is_some_and(|peer| worker.core.own_sockets.contains(peer));
+    let looped = ends.is_some_and(|ends| worker.core.own_sockets.contains(ends));
     let origin = |side: Side, spoken| {
         let caller = side.peer().map_or_else(String::new, |peer| {
             peer.id.service().map_or_else(|| peer.id.to_string(), |service| service.to_string())

@@ -10,9 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Discover, Settings, Shared,
-    destination::Table,
-    dial::{Dialer, OwnSockets},
+    Discover, Settings, Shared, destination::Table, dial::Dialer, ends::OwnSockets,
     settings::FIRST_ANSWER_MAX,
 };
 use crate::{

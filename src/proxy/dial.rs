@@ -3,13 +3,12 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use rustc_hash::FxHashSet;
 use rustls::ClientConnection;
 use rustls_pki_types::CertificateDer;
 use tokio::{
@@ -18,7 +17,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{io::Socket, settings::Address};
+use super::{
+    ends::{Ends, OwnSocket, OwnSockets},
+    io::Socket,
+    settings::Address,
+};
 use crate::{
     net::{self, ConnectError},
     reason::Reason,
@@ -148,7 +151,7 @@ impl Dialer {
         };
         let tcp = tcp.map_err(|error| connect_error(&error))?;
         let Some(expected) = expected else {
-            let own = tcp.local_addr().ok().map(|address| OwnSocket::new(&self.own, address));
+            let own = Ends::of(&tcp).map(|ends| OwnSocket::new(&self.own, ends));
             return Ok(Dialled { socket: Socket::Tcp(tcp), tls: None, proof: None, own });
         };
         let handshake = self.handshake(carried, to, tcp, expected);
@@ -248,46 +251,4 @@ fn connect_error(error: &ConnectError) -> DialError {
             DialError { reason: Reason::ConnectFailed, what: format!("{error}: {source}") }
         }
     }
-}
-
-/// The local ends of this process's plaintext connections. One of them that comes in by a listener
-/// of this process is a loop: the application's address, or a name outside the mesh, leads back here.
-#[derive(Debug, Default)]
-pub(super) struct OwnSockets {
-    open: Mutex<FxHashSet<SocketAddr>>,
-}
-
-impl OwnSockets {
-    /// Whether `peer` is this process itself.
-    pub(super) fn contains(&self, peer: SocketAddr) -> bool {
-        let peer = SocketAddr::new(canonical(peer.ip()), peer.port());
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).contains(&peer)
-    }
-}
-
-/// One of them, as long as it is open.
-#[derive(Debug)]
-pub(super) struct OwnSocket {
-    sockets: Arc<OwnSockets>,
-    address: SocketAddr,
-}
-
-impl OwnSocket {
-    pub(super) fn new(sockets: &Arc<OwnSockets>, address: SocketAddr) -> Self {
-        let address = SocketAddr::new(canonical(address.ip()), address.port());
-        sockets.open.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
-        Self { sockets: Arc::clone(sockets), address }
-    }
-}
-
-impl Drop for OwnSocket {
-    fn drop(&mut self) {
-        let mut open = self.sockets.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&self.address);
-    }
-}
-
-/// An IPv4 address reads the same by a socket of either family.
-fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }

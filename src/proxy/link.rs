@@ -486,3 +486,72 @@ pub(super) async fn linger(mut socket: Socket) {
     };
     drop(timeout(LINGER_MAX, read).await);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, poll_fn},
+        rc::Rc,
+        task::Poll,
+    };
+
+    use tokio::io::duplex;
+
+    use super::Link;
+    use crate::{
+        http2,
+        proxy::{
+            codec::Codec,
+            host::{End, Host, Outlook, Refusal},
+            hub::Hub,
+            io::Socket,
+            settings::http2_server,
+            stream::Incoming,
+            tasks::Story,
+            wire::Wire,
+        },
+    };
+
+    /// Serves nothing.
+    struct Nobody;
+
+    impl Host for Nobody {
+        fn serve(&self, _: Incoming) -> Story {
+            Box::pin(pending())
+        }
+
+        fn refuse(&self, _: Incoming, _: Refusal) -> Story {
+            Box::pin(pending())
+        }
+
+        fn outlook(&self) -> Outlook {
+            Outlook::Stay
+        }
+
+        fn standing(&self) -> Outlook {
+            Outlook::Stay
+        }
+
+        fn name(&self) -> &'static str {
+            "nobody"
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_ended_asks_for_nothing_more() {
+        let (hub, _woken) = Hub::new();
+        let (near, far) = duplex(64);
+        let codec = http2::Connection::server(&http2_server(false), hub.now());
+        let wire = Wire::plain(Socket::Other(Box::new(near)), Vec::new());
+        let end = End::Near(Box::new(Nobody));
+        let link = Link::new(&hub, end, Codec::Http2(Box::new(codec)), wire);
+        let mut run = Box::pin(Rc::clone(&link).run());
+        drop(far);
+        let begun = poll_fn(|cx| Poll::Ready(run.as_mut().poll(cx))).await;
+        assert!(begun.is_pending(), "its settings are not written yet");
+        link.flush();
+        run.await;
+        link.flush();
+        assert!(!link.dirty.get(), "what nobody takes is not offered for ever");
+    }
+}

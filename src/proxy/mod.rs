@@ -26,6 +26,7 @@ mod destination;
 mod detect;
 mod dial;
 mod ending;
+mod ends;
 mod events;
 mod exchange;
 mod expiry;

@@ -20,7 +20,8 @@ use tokio::{
 
 use super::{
     codec::Codec,
-    dial::{DialError, Dialer, Dialled, Expected, OwnSocket, Proof, Where},
+    dial::{DialError, Dialer, Dialled, Expected, Proof, Where},
+    ends::OwnSocket,
     expiry,
     host::{End, Outlook},
     hub::Hub,

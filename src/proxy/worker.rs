@@ -3,7 +3,6 @@
 //! none of it needs a lock.
 
 use std::{
-    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -23,6 +22,7 @@ use super::{
     acceptor::Counted,
     connection::{self, Accepted, Counts, Side},
     core::Core,
+    ends::Ends,
     hub::Hub,
     io,
     link::Link,
@@ -60,7 +60,7 @@ pub(super) struct Handed {
     pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) address: Arc<str>,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) ends: Option<Ends>,
     /// Taken when it was accepted, so that no drain overlooks it.
     pub(super) guard: DrainGuard,
     /// Counts against the limit of its side.
@@ -138,7 +138,7 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
         task::spawn_local("stories", async move { stories.tasks.listen(woken).await }),
     ];
     while let Some((handed, busy)) = handed.recv().await {
-        let Handed { socket, side, address, peer, guard, counted } = handed;
+        let Handed { socket, side, address, ends, guard, counted } = handed;
         let socket = match socket.open() {
             Ok(socket) => socket,
             Err(error) => {
@@ -147,7 +147,7 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
             }
         };
         let counts = Counts { guard, _of_side: counted, _of_worker: busy };
-        let accepted = Accepted { socket, side, address, peer, counts };
+        let accepted = Accepted { socket, side, address, ends, counts };
         let serve = connection::serve(Rc::clone(&worker), accepted);
         let _runs_on = task::spawn_local("connection", serve);
     }

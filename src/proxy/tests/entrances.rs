@@ -122,6 +122,21 @@ spec: {ports: [{name: http, port: 9090, appProtocol: http}]}
     .await;
 }
 
+#[tokio::test]
+async fn a_name_that_leads_back_to_the_proxy_is_a_loop() {
+    let app = App::echo().await;
+    let (_world, _orders, web) = pair(&app).await;
+    bounded(async {
+        let mut stream = TcpStream::connect(web.outbound()).await.expect("connected");
+        let port = web.outbound().port();
+        let ask = format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await.expect("open");
+        let head = read_head(&mut stream).await.expect("a head");
+        assert!(head.starts_with("HTTP/1.1 508 "), "{head}");
+    })
+    .await;
+}
+
 async fn pair(app: &App) -> (World, Sidecar, Sidecar) {
     let world = World::new();
     let orders = world.server("orders", app.address).await;
