@@ -56,8 +56,28 @@ pub fn decide<'a>(
     head: &Head<'_>,
     port: &InboundPort,
 ) -> Decision<'a> {
-    let request =
-        Request { mesh, peer, head, spelling: Spelling::of(head.path), grpc: head.is_grpc() };
+    let (spelling, grpc) = (Spelling::of(head.path), head.is_grpc());
+    decide_about(inbound, port, &Request { mesh, peer, head: Some(head), spelling, grpc })
+}
+
+/// Decides about a connection whose bytes nobody reads. What is called inside of it is not known: no
+/// Allow rule that names calls permits it, and every Deny rule that names some forbids it.
+pub fn decide_connection<'a>(
+    inbound: &'a Inbound,
+    mesh: &Mesh,
+    peer: Option<&SpiffeId>,
+    port: &InboundPort,
+) -> Decision<'a> {
+    let spelling = Spelling::Doubtful;
+    decide_about(inbound, port, &Request { mesh, peer, head: None, spelling, grpc: false })
+}
+
+fn decide_about<'a>(
+    inbound: &'a Inbound,
+    port: &InboundPort,
+    request: &Request<'_>,
+) -> Decision<'a> {
+    let Request { mesh, peer, .. } = *request;
     let of = |action| inbound.policies.iter().filter(move |policy| policy.action == action);
     let matching = |action| of(action).find(|policy| request.matches(policy));
     let audits = of(AuthorizationAction::Audit).next().is_some();
@@ -88,7 +108,8 @@ pub fn decide<'a>(
 struct Request<'a> {
     mesh: &'a Mesh,
     peer: Option<&'a SpiffeId>,
-    head: &'a Head<'a>,
+    /// `None`: it is opaque.
+    head: Option<&'a Head<'a>>,
     spelling: Spelling,
     grpc: bool,
 }
@@ -126,26 +147,35 @@ impl Request<'_> {
     }
 
     fn call_matches(&self, rule: &AuthorizationRule, deny: bool) -> bool {
-        rule.to.is_empty() || rule.to.iter().any(|target| self.target_matches(target, deny))
+        if rule.to.is_empty() {
+            return true;
+        }
+        let Some(head) = self.head else { return deny };
+        rule.to.iter().any(|target| self.target_matches(head, target, deny))
     }
 
     /// An Allow target of gRPC methods takes only gRPC calls, and one of HTTP only others. A Deny
     /// target ignores the content type: an application may too.
-    fn target_matches(&self, target: &Target, deny: bool) -> bool {
+    fn target_matches(&self, head: &Head<'_>, target: &Target, deny: bool) -> bool {
         let Target { grpc, methods, paths, http } = target;
-        let grpc_holds = || (deny || self.grpc) && self.grpc_matches(grpc, deny);
+        let grpc_holds = || (deny || self.grpc) && self.grpc_matches(head, grpc, deny);
         let http_holds = || {
             (deny || !self.grpc)
-                && (methods.is_empty() || methods.iter().any(|method| method == self.head.method))
-                && (paths.is_empty() || self.path_matches(paths, deny))
+                && (methods.is_empty() || methods.iter().any(|method| method == head.method))
+                && (paths.is_empty() || self.path_matches(head, paths, deny))
         };
         (grpc.is_empty() || grpc_holds()) && (!http || http_holds())
     }
 
     /// Only the exact path `/service/method` is a method; every other one is doubtful.
-    fn grpc_matches(&self, wanted: &[(String, Option<String>)], deny: bool) -> bool {
+    fn grpc_matches(
+        &self,
+        head: &Head<'_>,
+        wanted: &[(String, Option<String>)],
+        deny: bool,
+    ) -> bool {
         let plain = self.spelling == Spelling::Plain;
-        let Some((service, method)) = self.head.grpc_method().filter(|_| plain) else {
+        let Some((service, method)) = head.grpc_method().filter(|_| plain) else {
             return deny && (self.grpc || !plain);
         };
         wanted.iter().any(|(of_service, of_method)| {
@@ -153,11 +183,11 @@ impl Request<'_> {
         })
     }
 
-    fn path_matches(&self, wanted: &[(String, bool)], deny: bool) -> bool {
+    fn path_matches(&self, head: &Head<'_>, wanted: &[(String, bool)], deny: bool) -> bool {
         match self.spelling {
             Spelling::Doubtful => deny,
             Spelling::Plain => {
-                wanted.iter().any(|(wanted, prefix)| path::matches(wanted, *prefix, self.head.path))
+                wanted.iter().any(|(wanted, prefix)| path::matches(wanted, *prefix, head.path))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
-use super::{Decision, decide};
+use super::{Decision, decide, decide_connection};
 use crate::{
     http::Head,
     reason::Reason,
@@ -250,6 +250,30 @@ fn deny_targets_match_on_doubt() {
             let call = (peer, method, path, content_type);
             assert_eq!(allowed(&inbound, call), !denied, "{name} {peer:?}");
         }
+    }
+}
+
+#[test]
+fn of_an_opaque_connection_only_the_caller_is_known() {
+    use AuthorizationAction::{Allow, Audit, Deny};
+    let named = || vec![rule(vec![], vec![http(&["GET"], &[])])];
+    let from = |who: &str| vec![rule(vec![services(&[who])], vec![])];
+    for (action, rules, expected) in [
+        (Allow, from(ORDERS), true),
+        (Allow, from(REFUNDS), false),
+        (Allow, named(), false),
+        (Deny, from(ORDERS), false),
+        (Deny, from(REFUNDS), true),
+        (Deny, named(), false),
+        (Deny, vec![rule(vec![], vec![grpc("a.B", None)])], false),
+        (Audit, named(), true),
+    ] {
+        let inbound = inbound(vec![policy("shop/p", action, rules.clone())]);
+        let (mesh, port) = (mesh(true), port(MtlsMode::Strict));
+        let decision = decide_connection(&inbound, &mesh, Some(&id(ORDERS)), &port);
+        assert_eq!(decision.allowed, expected, "{action:?} {rules:?}");
+        assert_eq!(decision.audited, action == Audit);
+        assert!(!decide_connection(&inbound, &mesh, None, &port).allowed, "a stranger");
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Config {
     /// Server: the peer has budgets for them itself, and one caller's cancels must not cost the
     /// others their connection, so that the budget for early cancels is a hundred times as large.
     /// Client: cancels are written at once; towards other servers, which count them more strictly,
-    /// they are spaced. Default no.
+    /// they are held back (see `cancel`). Default no.
     pub many_callers: bool,
     /// Server: whether extended CONNECT (RFC 8441) is offered. Default yes.
     pub extended_connect: bool,

@@ -86,6 +86,7 @@ impl Connection {
             Found::Open(slot) => slot,
             Found::Idle => return Err(protocol("RST_STREAM on an idle stream")),
             Found::Skipped | Found::Ended | Found::Cut | Found::Forgotten => {
+                self.cancels.forget(header.stream);
                 return self.budget.control(1);
             }
         };
@@ -128,7 +129,8 @@ impl Connection {
         if self.peer.window != before.window {
             self.shift_windows(i64::from(self.peer.window) - i64::from(before.window))?;
         }
-        if !self.is_server() && self.peer.streams_max != before.streams_max {
+        let room_changed = self.peer.streams_max != before.streams_max || !before.known;
+        if !self.is_server() && room_changed {
             self.pending.push_back(Pending::Capacity);
         }
         self.answer(frame::HEADER_LEN)?;
@@ -155,6 +157,7 @@ impl Connection {
             return self.budget.control(1);
         };
         self.timers.settings_acknowledged(self.stream_window_next.is_empty());
+        self.cancels_were_read();
         let before = std::mem::replace(&mut self.stream_window, size);
         if before != size {
             self.streams.iter_mut().for_each(|stream| stream.window.resize(before, size));

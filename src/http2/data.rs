@@ -106,6 +106,9 @@ impl Connection {
             Found::Cut | Found::Forgotten => {
                 let late = self.late.checked_sub(u64::from(header.length)).ok_or(OVERFLOW)?;
                 self.late = late;
+                if end {
+                    self.cancels.forget(header.stream);
+                }
                 return Ok(None);
             }
         };

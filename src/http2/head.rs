@@ -149,6 +149,9 @@ impl Connection {
             }
             Target::Nobody => {
                 self.recycle(head);
+                if end {
+                    self.cancels.forget(id);
+                }
                 Ok(Step::Again)
             }
         }

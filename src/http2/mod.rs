@@ -197,6 +197,11 @@ impl Connection {
         self.over && self.pending.is_empty()
     }
 
+    /// Whether the peer's SETTINGS came.
+    pub fn is_settled(&self) -> bool {
+        self.peer.known
+    }
+
     /// Whether the peer takes extended CONNECT (RFC 8441); known once its SETTINGS came.
     pub fn takes_extended_connect(&self) -> bool {
         self.peer.extended_connect

@@ -74,12 +74,18 @@ impl Connection {
 
     /// How many streams [`Connection::open`] would take now.
     pub fn room(&self) -> usize {
-        if self.over || self.going.closes() || self.role == Role::Server {
+        let spent = self.cancels.is_spent();
+        if self.over || self.going.closes() || self.role == Role::Server || spent {
             return 0;
         }
         let ids = (STREAM_MAX + 2).saturating_sub(self.streams.ids.next()) / 2;
         let streams_max = min(min(self.peer.streams_max, self.config.streams_max), ids);
         (streams_max as usize).saturating_sub(self.streams.len() + self.cancels.len())
+    }
+
+    /// Whether bodies wait for the connection's window, so that those of new streams would too.
+    pub fn is_held_up(&self) -> bool {
+        self.send_window.open() == 0 && !self.waiting.is_empty()
     }
 
     /// Client: opens a stream with a request's head.

@@ -3,12 +3,11 @@
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     core::Core,
     destination::Entry,
-    dial::DialError,
     exchange::Exchange,
     fault,
     headers::{self, Far},
@@ -99,7 +98,12 @@ pub(super) struct Tried<'a> {
     observed: bool,
 }
 
-impl Tried<'_> {
+impl<'a> Tried<'a> {
+    /// An endpoint that is about to be tried.
+    pub(super) fn new(entry: &'a Entry, member: &'a Member) -> Self {
+        Self { entry, member, observed: false }
+    }
+
     /// Tells outlier detection; later calls change nothing.
     pub(super) fn observe(&mut self, core: &Core, verdict: Verdict, now: Instant) {
         if std::mem::replace(&mut self.observed, true) {
@@ -114,7 +118,8 @@ impl Tried<'_> {
         }
     }
 
-    fn latency(&self, started: Instant, failed: bool, now: Instant) {
+    /// Tells the balancer how long it took.
+    pub(super) fn latency(&self, started: Instant, failed: bool, now: Instant) {
         self.member.load.observe(now - started, failed, now.into_std());
     }
 }
@@ -128,7 +133,7 @@ impl<'a> Task<'a, '_> {
     ) -> Result<Arrived<'a>, Rejection> {
         let started = Instant::now();
         let grpc = exchange.audience.grpc;
-        let member = self.pick(exchange, started)?;
+        let member = pick(self.route, exchange, started)?;
         let mut made = None;
         let none = || Rejection::unseen(Reason::Internal, "an endpoint without a way to it");
         let lane = self.route.lane(member.place, grpc, &mut made).ok_or_else(none)?;
@@ -138,7 +143,7 @@ impl<'a> Task<'a, '_> {
         let span = if self.route.to_app { exchange.record.span } else { span };
         exchange.record.tls |= lane.is_mesh();
         let in_flight = member.load.begin();
-        let mut tried = Tried { entry: &self.route.entry, member, observed: false };
+        let mut tried = Tried::new(&self.route.entry, member);
         let got = self.heads_in_time(exchange, lane, span, started).await;
         let now = Instant::now();
         let (upstream, mut head, end) = match got {
@@ -164,21 +169,6 @@ impl<'a> Task<'a, '_> {
             _in_flight: in_flight,
         };
         Ok(arrived.observed(exchange, started))
-    }
-
-    fn pick(&self, exchange: &Exchange, now: Instant) -> Result<&'a Member, Rejection> {
-        let attempts = exchange.record.attempts.iter();
-        let tried: Vec<&str> = attempts.map(|attempt| &*attempt.place.endpoint).collect();
-        let choice = Choice {
-            balancing: self.route.entry.destination.settings.balancing,
-            tried: &tried,
-            now: now.into_std(),
-            random: fastrand::u64(..),
-        };
-        self.route.entry.pool.pick(&choice).map_err(|none| {
-            let what = format!("{} has {none}", self.route.entry.name);
-            Rejection::unseen(Reason::NoEndpoint, what)
-        })
     }
 
     /// Bounds the exchange of heads by the attempt's own time and by the request's.
@@ -212,7 +202,12 @@ impl<'a> Task<'a, '_> {
     ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
         let bound = self.route.entry.destination.settings.connect_timeout;
         let leased = exchange.origin.worker.pool.lease(&lane.key, bound).await;
-        let lease = leased.map_err(|error| self.not_connected(error))?;
+        let draining = || exchange.core().inbound_drain.started();
+        let lease = leased.map_err(|error| self.route.not_connected(error, draining()))?;
+        if exchange.head.contains(Token::Protocol) {
+            // Whether it takes such requests it says in its SETTINGS (RFC 8441 section 3).
+            let _in_time = timeout(bound, lease.settled()).await;
+        }
         let before = self.seen.get();
         let sent = self.write(exchange, span, |head| {
             self.seen.set(true);
@@ -269,16 +264,26 @@ impl<'a> Task<'a, '_> {
     fn broken(&self) -> Option<Rejection> {
         self.caller.broken().then(|| Rejection::seen(Reason::CallerGone, fault::BODY_BROKEN))
     }
+}
 
-    fn not_connected(&self, error: DialError) -> Rejection {
-        let reason = match error.reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout if self.route.to_app => {
-                Reason::AppUnreachable
-            }
-            other => other,
-        };
-        Rejection::unseen(reason, error.what)
-    }
+/// An endpoint, another one than those tried before where there is one.
+pub(super) fn pick<'a>(
+    route: &'a Route,
+    exchange: &Exchange,
+    now: Instant,
+) -> Result<&'a Member, Rejection> {
+    let attempts = exchange.record.attempts.iter();
+    let tried: Vec<&str> = attempts.map(|attempt| &*attempt.place.endpoint).collect();
+    let choice = Choice {
+        balancing: route.entry.destination.settings.balancing,
+        tried: &tried,
+        now: now.into_std(),
+        random: fastrand::u64(..),
+    };
+    route.entry.pool.pick(&choice).map_err(|none| {
+        let what = format!("{} has {none}", route.entry.name);
+        Rejection::unseen(Reason::NoEndpoint, what)
+    })
 }
 
 impl Arrived<'_> {

@@ -84,6 +84,30 @@ impl Codec {
         both!(self, codec => codec.room())
     }
 
+    /// Whether it is known what the peer permits.
+    pub(super) fn is_settled(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(codec) => codec.is_settled(),
+        }
+    }
+
+    /// Whether bodies wait for a window that all streams share.
+    pub(super) fn is_held_up(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(codec) => codec.is_held_up(),
+        }
+    }
+
+    /// Whether so much was cancelled on it that new requests had better go elsewhere.
+    pub(super) fn is_spent(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(codec) => codec.is_spent(),
+        }
+    }
+
     pub(super) fn respond(&mut self, stream: u32, head: &HeaderBlock, end: bool) {
         both!(self, codec => codec.respond(stream, head, end));
     }

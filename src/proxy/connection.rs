@@ -3,6 +3,7 @@
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::SystemTime};
 
+use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -20,6 +21,8 @@ use super::{
     io::{Rewind, Socket},
     link::{Link, linger},
     memory::Once,
+    opaque::{self, Near, Target},
+    outbound::{self, Destination},
     request,
     settings::{FIRST_HEAD_MAX, HANDSHAKE_MAX, http1_server, http2_server},
     stream::Incoming,
@@ -34,7 +37,7 @@ use crate::{
     reason::Reason,
     task::{self, DrainGuard},
     telemetry::{Direction, metrics::InFlight},
-    tls::{self, Identity, Peer, Role, Sni},
+    tls::{self, Carried, Identity, Peer, Role, Sni},
     units::ServiceName,
 };
 
@@ -147,7 +150,18 @@ pub(super) struct Counts {
 pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { socket, side, address, ends, counts } = accepted;
     let (counts, opened) = (Rc::new(counts), Instant::now());
-    let (spoken, io) = match detect(socket).await {
+    let leads_to = match side.fixed() {
+        Some(fixed) => opaque_target(&worker, fixed).await,
+        None => None,
+    };
+    // Where bytes are taken for what they are, the server may be the first to speak.
+    let detected = match &leads_to {
+        Some(target) if target.is_opaque() => {
+            Ok((Spoken::Other, Rewind::new(Bytes::new(), socket)))
+        }
+        _ => detect(socket).await,
+    };
+    let (spoken, io) = match detected {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%address, %error, "no request came"),
     };
@@ -177,9 +191,13 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         (Side::Inbound { .. }, Spoken::Tls) => {
             match identify(&worker, io, opened + HANDSHAKE_MAX).await {
                 Ok(identified) => {
-                    let Identified { wire, peer, sni, proof } = identified;
+                    let Identified { wire, peer, sni, proof, carried } = identified;
                     let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
-                    http(origin(side, Spoken::Http2), wire, Spoken::Http2, Some(proof)).await;
+                    let origin = origin(side, Spoken::Http2);
+                    match carried {
+                        Carried::Requests => http(origin, wire, Spoken::Http2, Some(proof)).await,
+                        Carried::Bytes => Box::pin(opaque::inbound(origin, wire, proof)).await,
+                    }
                 }
                 Err(error) => tracing::info!(%address, %error, "a connection was refused"),
             }
@@ -189,7 +207,24 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             tracing::warn!(%address, "the application speaks TLS to the sidecar; mesh names take \
                 plaintext, the sidecar encrypts");
         }
-        (_, Spoken::Other) => tracing::info!(%address, "a connection spoke neither HTTP nor TLS"),
+        (_, Spoken::Other) => {
+            let Some(target) = leads_to else {
+                return tracing::info!(%address, "a connection spoke neither HTTP nor TLS");
+            };
+            let authority = side.fixed().map(|(service, port)| format!("{service}:{port}"));
+            let origin = origin(side, spoken);
+            let exchange = opaque::begin(&origin, &authority.unwrap_or_default());
+            Box::pin(opaque::outbound(exchange, target, Near::Open(plain(io)))).await;
+        }
+    }
+}
+
+/// What a listener leads to, if that is there.
+async fn opaque_target(worker: &Worker, fixed: &(ServiceName, u16)) -> Option<Target> {
+    match outbound::resolve(&worker.core, Some(fixed), "").await {
+        Ok(Destination::Mesh { running, service, port }) => Some(Target { running, service, port }),
+        // Whoever speaks HTTP is told why.
+        Ok(Destination::External { .. }) | Err(_) => None,
     }
 }
 
@@ -212,13 +247,14 @@ struct Identified {
     peer: Peer,
     sni: Sni,
     proof: Proof,
+    carried: Carried,
 }
 
 /// What keeps a TLS connection alive.
 pub(super) struct Proof {
-    identity: Arc<Identity>,
-    chain: Vec<CertificateDer<'static>>,
-    not_after: SystemTime,
+    pub(super) identity: Arc<Identity>,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) not_after: SystemTime,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -272,14 +308,15 @@ async fn handshake(
         }
     };
     let (io, connection) = stream.into_inner();
-    tls::require_alpn(&connection)?;
+    let carried = tls::carried(&connection)?;
     let chain = connection.peer_certificates().unwrap_or_default().to_vec();
     let peer = tls::peer(&chain)?;
     let name = connection.server_name().unwrap_or_default();
     let sni = name.parse().map_err(|error| IdentifyError::Sni(name.to_owned(), error))?;
     let proof = Proof { identity: Arc::clone(identity), chain, not_after: peer.not_after };
     let (first, socket) = io.into_parts();
-    Ok(Identified { wire: Wire::sealed(socket, connection.into(), first.into()), peer, sni, proof })
+    let wire = Wire::sealed(socket, connection.into(), first.into());
+    Ok(Identified { wire, peer, sni, proof, carried })
 }
 
 /// An accepted connection that carries requests.
@@ -318,6 +355,7 @@ impl Host for Served {
         Box::pin(async move {
             let (reason, what) = match why {
                 Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Draining => (Reason::Draining, request::DRAINING.to_owned()),
                 Refusal::Head(error @ StreamError::HeadTooLarge) => {
                     (Reason::HeadersTooLarge, error.to_string())
                 }
@@ -344,6 +382,10 @@ impl Host for Served {
         // An HTTP/1.1 connection whose first request is still on its way has it served.
         let draining = origin.counts.guard.draining() && (origin.http2 || !unused);
         if draining || now >= self.retire_at { Outlook::Retire } else { Outlook::Stay }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.origin.worker.core.cut_off.started()
     }
 
     fn standing(&self) -> Outlook {

@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) inbound_drain: Drain,
     /// Held by every connection of the application.
     pub(super) outbound_drain: Drain,
+    /// Started when the time to end in order is up: whoever is left is told and cut.
+    pub(super) cut_off: Drain,
     running: ArcSwapOption<Running>,
     changed: watch::Sender<u64>,
 }
@@ -61,6 +63,7 @@ impl Core {
             own_sockets,
             inbound_drain: Drain::new(),
             outbound_drain: Drain::new(),
+            cut_off: Drain::new(),
             running: ArcSwapOption::empty(),
             changed: watch::Sender::new(0),
         })

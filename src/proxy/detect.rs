@@ -65,8 +65,8 @@ where
     Ok((spoken, Rewind::new(Bytes::from(first), io)))
 }
 
-/// `None`: more bytes are needed.
-fn classify(first: &[u8]) -> Option<Spoken> {
+/// What a client speaks by its first bytes; `None`: more of them are needed.
+pub(super) fn classify(first: &[u8]) -> Option<Spoken> {
     if first.is_empty() || (first.len() == 1 && first[0] == TLS_HANDSHAKE[0]) {
         return None;
     }

@@ -27,7 +27,7 @@ use crate::{
     reason::Reason,
     spiffe::SpiffeId,
     telemetry::{Direction, Metrics},
-    tls::{self, Identity, Sni, Standing},
+    tls::{self, Carried, Identity, Sni, Standing},
     units::ServiceName,
 };
 
@@ -125,9 +125,20 @@ impl Dialer {
         self.identity.as_ref()?.standing(chain, tls::Role::Server, now).ok()
     }
 
-    /// Connects within `bound`.
+    /// Connects within `bound`, for requests.
     pub(super) async fn dial(
         &self,
+        to: &Where,
+        expected: Option<&Expected>,
+        bound: Duration,
+    ) -> Result<Dialled, DialError> {
+        self.dial_for(Carried::Requests, to, expected, bound).await
+    }
+
+    /// Connects within `bound`, for what is said.
+    pub(super) async fn dial_for(
+        &self,
+        carried: Carried,
         to: &Where,
         expected: Option<&Expected>,
         bound: Duration,
@@ -143,7 +154,7 @@ impl Dialer {
             let own = Ends::of(&tcp).map(|ends| OwnSocket::new(&self.own, ends));
             return Ok(Dialled { socket: Socket::Tcp(tcp), tls: None, proof: None, own });
         };
-        let handshake = self.handshake(to, tcp, expected);
+        let handshake = self.handshake(carried, to, tcp, expected);
         let dialled = timeout_at(end, handshake).await.unwrap_or_else(|_| {
             let what = format!("no TLS with {to} within {}s", bound.as_secs_f64());
             Err(DialError { reason: Reason::ConnectTimeout, what })
@@ -183,6 +194,7 @@ impl Dialer {
 
     async fn handshake(
         &self,
+        carried: Carried,
         to: &Where,
         tcp: TcpStream,
         expected: &Expected,
@@ -198,6 +210,7 @@ impl Dialer {
         let sni = Sni { port: expected.port, service: expected.service.clone() };
         let name = sni.server_name().map_err(|error| wrong(error.to_string()))?;
         let connector = TlsConnector::from(identity.client_config(&expected.identity));
+        let connector = connector.with_alpn(vec![carried.alpn().to_vec()]);
         let stream = connector.connect(name, tcp).await.map_err(|error| {
             tls::identity_failure(&error).map_or_else(
                 || DialError {
@@ -208,7 +221,11 @@ impl Dialer {
             )
         })?;
         let (_, connection) = stream.get_ref();
-        tls::require_alpn(connection).map_err(|error| wrong(error.to_string()))?;
+        match tls::carried(connection) {
+            Ok(agreed) if agreed == carried => {}
+            Ok(_) => return Err(wrong(tls::PeerError::Alpn.to_string())),
+            Err(error) => return Err(wrong(error.to_string())),
+        }
         let chain = connection.peer_certificates().unwrap_or_default().to_vec();
         let peer = tls::peer(&chain).map_err(|error| wrong(error.to_string()))?;
         let (tcp, tls) = stream.into_inner();

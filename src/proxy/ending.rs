@@ -10,14 +10,14 @@ use super::{
     attempt::{Arrived, Tried},
     fault,
     headers::receive_trailers,
-    request::Telling,
+    request::{DRAINING, Telling},
     stream::{Caller, Upstream},
     watch::Watch,
 };
 use crate::{
     http::{
         ErrorCode, HeaderBlock,
-        answer::{self, Rejection},
+        answer::{self, Audience, Rejection},
         grpc,
     },
     reason::Reason,
@@ -162,13 +162,30 @@ fn fail(telling: &mut Telling, tried: &mut Tried<'_>, rejection: &Rejection) {
     }
     end_attempt(telling, now);
     tried.observe(telling.exchange.core(), after_head(rejection.reason), now);
-    let audience = telling.exchange.audience;
-    if audience.grpc {
-        telling.caller.trailers(&answer::trailers(rejection, audience));
-    } else {
-        telling.caller.reset(ErrorCode::INTERNAL_ERROR);
-    }
+    say_why(telling.exchange.audience, &telling.caller, rejection);
     telling.exchange.end_at(now);
+}
+
+/// The time to end in order is up.
+pub(super) fn cut_off(telling: &mut Telling) {
+    let untried = telling.exchange.record.attempts.is_empty();
+    let rejection = Rejection { unseen: untried, ..Rejection::seen(Reason::Draining, DRAINING) };
+    let Telling { exchange, caller, upstream } = telling;
+    if upstream.is_none() {
+        return exchange.refuse(caller, &rejection);
+    }
+    exchange.refused(&rejection);
+    say_why(exchange.audience, caller, &rejection);
+    exchange.end();
+}
+
+/// Ends a response whose head is out.
+fn say_why(audience: Audience, caller: &Caller, rejection: &Rejection) {
+    if audience.grpc {
+        caller.trailers(&answer::trailers(rejection, audience));
+    } else {
+        caller.reset(ErrorCode::INTERNAL_ERROR);
+    }
 }
 
 /// The last attempt lasts to the last byte.

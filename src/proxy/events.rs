@@ -36,6 +36,10 @@ impl Link {
                     let refuse = |one| host.refuse(one, Refusal::Overloaded);
                     self.begin(stream, head, end, now, refuse);
                 }
+                End::Near(host) if self.is_draining() && host.is_cut_off() => {
+                    let refuse = |one| host.refuse(one, Refusal::Draining);
+                    self.begin(stream, head, end, now, refuse);
+                }
                 End::Near(host) => self.begin(stream, head, end, now, |one| host.serve(one)),
                 End::Far(_) => self.answer(stream, Head { head, end, informational: false }),
             },

@@ -15,6 +15,9 @@ pub(super) trait Host {
     /// Whether the connection may go on as it is.
     fn outlook(&self) -> Outlook;
 
+    /// Whether there is no time left for requests.
+    fn is_cut_off(&self) -> bool;
+
     /// Whether it may go on for its peer's certificates.
     fn standing(&self) -> Outlook;
 
@@ -29,6 +32,8 @@ pub(super) enum Refusal {
     Head(StreamError),
     /// Too much waits in this worker already.
     Overloaded,
+    /// The proxy has no more time for it.
+    Draining,
 }
 
 /// Whether a connection may go on.

@@ -13,7 +13,7 @@ use crate::{
     http::{Head, answer::Rejection},
     reason::Reason,
     routing::Authority,
-    snapshot::InboundPort,
+    snapshot::{InboundPort, Protocol},
     telemetry::{Name, metrics::Decision},
     tls,
 };
@@ -36,6 +36,22 @@ pub(super) async fn route(
     decide(origin, &running, head, policy)
 }
 
+/// The same of a connection whose bytes nobody reads. It may go to ports that take bytes, or that do
+/// not say what they take.
+///
+/// # Errors
+/// Whatever keeps it from going there, with the policy that denied it.
+pub(super) async fn connection(origin: &Origin, policy: &mut Name) -> Result<Route, Rejection> {
+    let running = origin.worker.core.first_answer(|running| Ok(Some(Arc::clone(running)))).await?;
+    let port = port(&running, &origin.side, None)?;
+    if !matches!(port.protocol, Protocol::Opaque | Protocol::Detect) {
+        let what = format!("port {} takes HTTP requests and no opaque bytes", port.number);
+        return Err(Rejection::unseen(Reason::NoRoute, what));
+    }
+    authorize(&origin.worker.core, &running, &origin.side, None, port, policy)?;
+    to(origin, &running, port)
+}
+
 /// `x-forwarded-client-cert`: who called, for the application.
 pub(super) fn client_cert(origin: &Origin) -> Option<&str> {
     let found = || {
@@ -51,8 +67,12 @@ fn decide(
     head: &Head<'_>,
     policy: &mut Name,
 ) -> Result<Route, Rejection> {
-    let port = port(running, &origin.side, head)?;
-    authorize(&origin.worker.core, running, &origin.side, head, port, policy)?;
+    let port = port(running, &origin.side, Some(head))?;
+    authorize(&origin.worker.core, running, &origin.side, Some(head), port, policy)?;
+    to(origin, running, port)
+}
+
+fn to(origin: &Origin, running: &Running, port: &InboundPort) -> Result<Route, Rejection> {
     let none = || Rejection::unseen(Reason::Internal, "a port without an application");
     let entry = Arc::clone(running.table.app(port.number).ok_or_else(none)?);
     let bulkhead = running.snapshot.inbound.caller_bulkhead.as_ref().map(|limits| {
@@ -75,12 +95,12 @@ fn decide(
 fn port<'a>(
     running: &'a Running,
     side: &Side,
-    head: &Head<'_>,
+    head: Option<&Head<'_>>,
 ) -> Result<&'a InboundPort, Rejection> {
     let ports = &running.snapshot.inbound.ports;
     let named = match side.sni() {
         Some(sni) => Some(sni.port),
-        None => Authority::parse(head.authority).ok().and_then(|authority| authority.port),
+        None => head.and_then(|head| Authority::parse(head.authority).ok()?.port),
     };
     let by_name = ports.iter().find(|port| Some(port.number) == named);
     // A plaintext caller dials the sidecar's own port, which names none of the application's.
@@ -102,13 +122,16 @@ fn authorize(
     core: &Core,
     running: &Running,
     side: &Side,
-    head: &Head<'_>,
+    head: Option<&Head<'_>>,
     port: &InboundPort,
     policy: &mut Name,
 ) -> Result<(), Rejection> {
     let snapshot = &running.snapshot;
     let peer = side.peer().map(|peer| &peer.id);
-    let decision = authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port);
+    let decision = match head {
+        Some(head) => authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port),
+        None => authz::decide_connection(&snapshot.inbound, &snapshot.mesh, peer, port),
+    };
     if let Some(name) = decision.policy {
         *policy = name.into();
     }

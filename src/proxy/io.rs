@@ -2,14 +2,8 @@
 //! streams that were looked into) behind a box.
 
 use std::{
-    cell::Cell,
     io::{self, IoSlice},
     pin::Pin,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     task::{Context, Poll},
 };
 
@@ -158,62 +152,5 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Rewind<I> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
-    }
-}
-
-/// A stream whose bytes are counted, each way and both together.
-pub(super) struct Counting<I> {
-    pub(super) io: I,
-    pub(super) counts: Rc<Counts>,
-}
-
-/// What was counted.
-pub(super) struct Counts {
-    pub(super) read: Cell<u64>,
-    pub(super) written: Cell<u64>,
-    /// Of all streams to one destination.
-    pub(super) bytes: Arc<AtomicU64>,
-}
-
-impl Counts {
-    fn count(&self, direction: &Cell<u64>, length: usize) {
-        let length = u64::try_from(length).unwrap_or(u64::MAX);
-        direction.set(direction.get().saturating_add(length));
-        self.bytes.fetch_add(length, Ordering::Relaxed);
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Counting<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.counts.count(&self.counts.read, buf.filled().len() - before);
-        result
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counting<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        if let Poll::Ready(Ok(length)) = &result {
-            self.counts.count(&self.counts.written, *length);
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -12,7 +12,9 @@
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
 //! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
+//! | `opaque` `relay` | what is no HTTP |
 //! | `pool` `dial` `expiry` | what goes out |
+//! | `leave` | what is left when draining ends |
 
 mod acceptor;
 mod attempt;
@@ -35,10 +37,13 @@ mod hub;
 mod inbound;
 mod io;
 mod lane;
+mod leave;
 mod link;
 mod memory;
+mod opaque;
 mod outbound;
 mod pool;
+mod relay;
 mod request;
 mod route;
 mod settings;

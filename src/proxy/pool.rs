@@ -13,7 +13,10 @@ use std::{
 };
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     codec::Codec,
@@ -24,8 +27,8 @@ use super::{
     hub::Hub,
     link::Link,
     settings::{
-        HTTP1_IDLE_CONNECTIONS_MAX, HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX, HTTP2_IDLE_MAX,
-        http1_client, http2_client,
+        HELD_UP_CONNECTIONS_MAX, HTTP1_IDLE_CONNECTIONS_MAX, HTTP1_IDLE_MAX, HTTP2_CONNECTIONS_MAX,
+        HTTP2_IDLE_MAX, http1_client, http2_client,
     },
     stream::Lease,
     wire::Wire,
@@ -110,6 +113,9 @@ pub(super) struct Far {
     /// Places that were given out and not used yet.
     leased: Cell<usize>,
     refused: OnceCell<String>,
+    /// Told when the peer has said what it permits, or never will.
+    settled: Notify,
+    settling: Cell<bool>,
     _own: Option<OwnSocket>,
 }
 
@@ -241,7 +247,10 @@ impl Place {
         if self.key.how.is_http2() {
             // The first with room, so that the last ones become idle.
             let fits = |link: &&Rc<Link>| !is_over(link, now) && link.room() > leased(link);
-            return links.iter().find(fits).map(Rc::clone);
+            let found = links.iter().find(|link| fits(link) && !link.codec.borrow().is_held_up());
+            // What reads slowly on every connection does not read faster on many.
+            let many = || links.len() >= HELD_UP_CONNECTIONS_MAX;
+            return found.or_else(|| links.iter().find(fits).filter(|_| many())).map(Rc::clone);
         }
         std::iter::from_fn(|| links.pop()).find(|link| !is_over(link, now) && link.room() > 0)
     }
@@ -250,7 +259,8 @@ impl Place {
     fn is_full(&self) -> bool {
         let now = Instant::now();
         let links = self.links.borrow();
-        links.iter().filter(|link| !is_over(link, now)).count() >= HTTP2_CONNECTIONS_MAX
+        let counts = |link: &&Rc<Link>| !is_over(link, now) && !link.codec.borrow().is_spent();
+        links.iter().filter(counts).count() >= HTTP2_CONNECTIONS_MAX
     }
 
     /// Waits until there may be room.
@@ -325,6 +335,10 @@ impl Far {
 
     /// Streams have ended, or more may be opened, or the connection is over.
     pub(super) fn changed(&self, link: &Rc<Link>) {
+        if self.settling.get() && (link.is_over() || link.codec.borrow().is_settled()) {
+            self.settling.set(false);
+            self.settled.notify_waiters();
+        }
         let Some(place) = self.place.upgrade() else { return };
         if link.is_over() {
             place.forget(link);
@@ -362,10 +376,20 @@ impl Far {
         }
         let idle_max = if link.is_http2 { HTTP2_IDLE_MAX } else { HTTP1_IDLE_MAX };
         let unused = self.leased.get() == 0 && link.is_idle();
-        if now >= self.retire_at || (unused && now >= self.idle_since.get() + idle_max) {
+        if link.codec.borrow().is_spent()
+            || now >= self.retire_at
+            || (unused && now >= self.idle_since.get() + idle_max)
+        {
             return Outlook::Retire;
         }
         Outlook::Stay
+    }
+
+    /// Waits until the peer has said what it permits, or never will.
+    pub(super) async fn settled(&self, link: &Link) {
+        while !(link.codec.borrow().is_settled() || link.is_over()) {
+            self.settled.notified().await;
+        }
     }
 
     /// Whether its peer's certificates would still be accepted.
@@ -383,6 +407,7 @@ async fn open(
     bound: Duration,
     age_max: Duration,
 ) -> Result<Rc<Link>, DialError> {
+    let end = Instant::now() + bound;
     let expected = match &place.key.how {
         How::Mesh(expected) => Some(expected),
         How::Http1 | How::Proxy | How::Http2 => None,
@@ -399,6 +424,8 @@ async fn open(
         idle_since: Cell::new(Instant::now()),
         leased: Cell::new(0),
         refused: OnceCell::new(),
+        settled: Notify::new(),
+        settling: Cell::new(true),
         _own: own,
     };
     let wire = match tls {
@@ -414,5 +441,10 @@ async fn open(
     };
     let link = Link::new(hub, End::Far(far), codec, wire);
     let _runs_on = task::spawn_local("upstream", Rc::clone(&link).run());
+    if !sidecar && let End::Far(far) = &link.end {
+        // What is opened before an application says how many streams it takes, it may refuse. One that
+        // says nothing in time is taken as it is: its requests have limits of their own.
+        let _in_time = timeout_at(end, far.settled(&link)).await;
+    }
     Ok(link)
 }

@@ -59,6 +59,9 @@ pub(super) fn refuse(
     Exchange::begin(origin, head).refuse(caller, rejection);
 }
 
+/// What is said of a request for which a draining proxy has no more time.
+pub(super) const DRAINING: &str = "the sidecar is ending";
+
 /// A request with the two ends between which its bodies flow.
 pub(super) struct Telling {
     pub(super) exchange: Exchange,
@@ -86,6 +89,9 @@ impl Drop for Telling {
     fn drop(&mut self) {
         if !self.exchange.is_over() {
             self.count_bodies();
+            if self.exchange.core().cut_off.started() && !std::thread::panicking() {
+                ending::cut_off(self);
+            }
         }
         self.exchange.end_if_gone();
         self.caller.recycle(std::mem::take(&mut self.exchange.record.head));
@@ -228,7 +234,7 @@ fn rewrite(exchange: &mut Exchange, route: &Route) {
 }
 
 /// Takes a place in the bulkhead.
-async fn admit(
+pub(super) async fn admit(
     exchange: &mut Exchange,
     route: &Route,
     until: &Until,
@@ -315,7 +321,7 @@ fn outcome(
     match ended {
         Ok(arrived) => arrived.failure(exchange.audience.grpc, unseen),
         // Its own application is not reached better a moment later; another instance's may be.
-        Err(rejection) if rejection.reason == Reason::AppUnreachable => None,
+        Err(Rejection { reason: Reason::AppUnreachable | Reason::Draining, .. }) => None,
         // The caller's sidecar tries again by itself, and knows other instances: tries at both
         // ends would multiply.
         Err(_) if task.route.to_app && exchange.audience.sidecar => None,

@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     destination::{Entry, NO_SETTINGS},
+    dial::DialError,
     lane::Lane,
 };
 use crate::{
+    http::answer::Rejection,
+    reason::Reason,
     resilience::Bulkhead,
     snapshot::{Backend, HeaderModifier, Protocol, RouteSettings, Rule},
 };
@@ -66,5 +69,16 @@ impl Route {
         made: &'a mut Option<Lane>,
     ) -> Option<&'a Lane> {
         self.entry.lane(member, (self.port, self.protocol), grpc, made)
+    }
+
+    /// Why there is no connection, as the caller is told.
+    /// `draining`: the application may have ended before its sidecar.
+    pub(super) fn not_connected(&self, error: DialError, draining: bool) -> Rejection {
+        let reason = match error.reason {
+            Reason::ConnectFailed if self.to_app && draining => Reason::Draining,
+            Reason::ConnectFailed | Reason::ConnectTimeout if self.to_app => Reason::AppUnreachable,
+            other => other,
+        };
+        Rejection::unseen(reason, error.what)
     }
 }

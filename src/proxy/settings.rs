@@ -150,6 +150,9 @@ pub(super) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 pub(super) const FIRST_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// HTTP/2 connections of one worker to one endpoint; beyond that streams wait on the emptiest one.
 pub(super) const HTTP2_CONNECTIONS_MAX: usize = 64;
+/// HTTP/2 connections of one worker to one endpoint beyond which none is opened only because the windows
+/// of the others are spent.
+pub(super) const HELD_UP_CONNECTIONS_MAX: usize = 8;
 /// Idle HTTP/1.1 connections of one worker to one endpoint.
 pub(super) const HTTP1_IDLE_CONNECTIONS_MAX: usize = 64;
 /// How often idle and aged connections are looked for.
@@ -164,6 +167,8 @@ pub(super) const HANDED_MAX: usize = 256;
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a limit that is exceeded again and again is told.
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(10);
+/// How long those that are left when draining ends have to hear of it.
+pub(super) const CUT_OFF_MAX: Duration = Duration::from_millis(500);
 /// TCP to the own application, which is on the same machine.
 pub(super) const APP_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// TCP to names outside the mesh.
@@ -185,9 +190,13 @@ pub(super) fn http2_server(sidecar: bool) -> http2::Config {
     }
 }
 
-/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels.
+/// How HTTP/2 is spoken to those who are called; a sidecar takes many cancels. Applications are sent no
+/// PING: gRPC's servers take more than one in five minutes without data for abuse, and would end every
+/// stream that is silent for longer than a minute (gRFC A8, "server enforcement"). The kernel finds out
+/// when they are gone.
 pub(super) fn http2_client(sidecar: bool) -> http2::Config {
-    http2_server(sidecar)
+    let keepalive_after = sidecar.then_some(PING_AFTER);
+    http2::Config { keepalive_after, ..http2_server(sidecar) }
 }
 
 /// How HTTP/1.1 is spoken to those who call.

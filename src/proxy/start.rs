@@ -9,7 +9,7 @@ use super::{
     connection::Side,
     core::Core,
     destination::EndpointReport,
-    settings::{Address, Settings, Upstream},
+    settings::{Address, CUT_OFF_MAX, Settings, Upstream},
     worker::{self, Crew},
 };
 use crate::{
@@ -171,13 +171,22 @@ impl Proxy {
 
     /// Ends in order: takes no connections of other sidecars any more, lets what is under way finish,
     /// and then the same towards the application, which may have to call others to finish. Returns
-    /// how many connections are left after `bound`; they end when the proxy is dropped. May be
-    /// cancelled and called again.
+    /// how many connections are left after `bound`. Their requests are answered with `draining`, as far
+    /// as there is still something to answer, and they end, at the latest when the proxy is dropped. May
+    /// be cancelled and called again.
     pub async fn drain(&self, bound: Duration) -> usize {
         let end = Instant::now() + bound;
         let inbound = self.drain_inbound(bound).await;
         let left = end.saturating_duration_since(Instant::now());
-        inbound + self.core.outbound_drain.finish(left).await
+        let left = inbound + self.core.outbound_drain.finish(left).await;
+        if left > 0 {
+            self.core.cut_off.start();
+            let heard = [&self.core.inbound_drain, &self.core.outbound_drain];
+            for drain in heard {
+                drain.finish(CUT_OFF_MAX).await;
+            }
+        }
+        left
     }
 }
 

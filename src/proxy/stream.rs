@@ -178,6 +178,13 @@ impl Lease {
         self.0.as_ref().expect("only `send` takes it out, and it takes the lease")
     }
 
+    /// Waits until the peer has said what it permits, or never will.
+    pub(super) async fn settled(&self) {
+        if let End::Far(far) = &self.link().end {
+            far.settled(self.link()).await;
+        }
+    }
+
     /// Writes the head and lets the caller's body flow: what was kept of it first, then what comes,
     /// trailers too.
     ///

@@ -2,12 +2,12 @@
 //! of the mesh the tunnel ends here: what is spoken inside is detected again, and its requests are
 //! routed by their own authority. To every other name it passes bytes that nobody looks at.
 
-use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
-    time::{Instant, sleep, timeout_at},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -18,16 +18,18 @@ use super::{
     dial::{DialError, Dialled, Where},
     exchange::Exchange,
     headers,
-    io::{Counting, Counts, Rewind, Socket},
+    io::{Rewind, Socket},
+    opaque::{self, Limits, Near, Target},
     outbound::{self, Destination},
+    relay::{Passed, Relay},
     settings::{EXTERNAL_CONNECT_MAX, HEAD_BYTES_MAX, TUNNEL_IDLE_MAX},
     stream::{Caller, Incoming},
+    wire::Wire,
 };
 use crate::{
     http::{HeaderBlock, Token, answer::Rejection},
     reason::Reason,
     routing::{Authority, choose_port},
-    snapshot::Protocol,
     task,
     telemetry::Place,
 };
@@ -37,12 +39,18 @@ pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
     let Incoming { head, caller, .. } = incoming;
     let mut exchange = Exchange::begin(&origin, head);
     match open(&origin, &mut exchange).await {
+        Ok(To::Mesh(target)) if target.is_opaque() => {
+            let near = Near::Tunnel(caller);
+            let _runs_on = task::spawn_local("tunnel", opaque::outbound(exchange, target, near));
+        }
         Ok(to) => {
             let mut head = HeaderBlock::new();
             head.push_token(Token::Status, b"200");
             caller.respond(&head, false);
             let _runs_on = match to {
-                To::Mesh => task::spawn_local("tunnel", inside(origin, exchange, caller)),
+                To::Mesh(target) => {
+                    task::spawn_local("tunnel", inside(origin, exchange, target, caller))
+                }
                 To::External(dialled) => {
                     task::spawn_local("tunnel", pass(origin, exchange, *dialled, caller))
                 }
@@ -54,7 +62,7 @@ pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
 
 /// Where a tunnel leads.
 enum To {
-    Mesh,
+    Mesh(Target),
     External(Box<Dialled>),
 }
 
@@ -83,11 +91,7 @@ async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection>
             let chosen = choose_port(&entry.destination, port)
                 .map_err(|no_port| Rejection::unseen(Reason::NoRoute, no_port.to_string()))?;
             exchange.record.port = chosen.number;
-            if chosen.port.protocol == Protocol::Opaque {
-                let what = format!("{service}:{} is opaque: only HTTP is carried", chosen.number);
-                return Err(Rejection::unseen(Reason::NoRoute, what));
-            }
-            Ok(To::Mesh)
+            Ok(To::Mesh(Target { running, service, port }))
         }
         Destination::External { running, authority } => {
             exchange.record.destination = EXTERNAL.into();
@@ -101,7 +105,7 @@ async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection>
 }
 
 /// Serves what is spoken inside a tunnel to the mesh.
-async fn inside(origin: Rc<Origin>, mut exchange: Exchange, caller: Caller) {
+async fn inside(origin: Rc<Origin>, mut exchange: Exchange, target: Target, caller: Caller) {
     let (spoken, io) = match detect(Socket::Other(Box::new(Bytes::new(caller)))).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(address = %origin.address, %error, "no request came"),
@@ -122,50 +126,40 @@ async fn inside(origin: Rc<Origin>, mut exchange: Exchange, caller: Caller) {
             connection::refuse_tls(io.into_parts().1).await;
         }
         Spoken::Other => {
-            let what = "neither HTTP nor TLS was spoken inside the tunnel";
-            exchange.refused(&Rejection::unseen(Reason::Malformed, what));
-            exchange.end();
+            let near = Near::Open(connection::plain(io));
+            Box::pin(opaque::outbound(exchange, target, near)).await;
         }
     }
 }
 
 /// Passes bytes both ways until both sides have ended or neither says anything for too long.
 async fn pass(origin: Rc<Origin>, mut exchange: Exchange, dialled: Dialled, caller: Caller) {
-    let metrics = origin.worker.core.telemetry.metrics();
+    let worker = &origin.worker;
+    let metrics = worker.core.telemetry.metrics();
     let direction = origin.side.direction();
     let _open = metrics.connection(direction, "tcp", false);
-    let bytes = metrics.tcp_bytes(direction, EXTERNAL);
-    let Dialled { socket: mut far, own, .. } = dialled;
-    let counts = Rc::new(Counts { read: Cell::new(0), written: Cell::new(0), bytes });
-    let mut near = Counting { io: Bytes::new(caller), counts: Rc::clone(&counts) };
+    let passed = Passed::new(metrics.tcp_bytes(direction, EXTERNAL));
+    let Dialled { socket, own, .. } = dialled;
+    let near = Wire::plain(Socket::Other(Box::new(Bytes::new(caller))), Vec::new());
+    let far = Wire::plain(socket, Vec::new());
+    let mut relay = Relay::new(&worker.hub, near, far, false, &passed);
+    let limits = Limits { idle: TUNNEL_IDLE_MAX, end: None };
     let ended = tokio::select! {
-        ended = copy_bidirectional(&mut near, &mut far) => ended.map(|_| ()),
-        () = silence(&counts) => Err(io::ErrorKind::TimedOut.into()),
+        ended = poll_fn(|cx| relay.poll(cx)) => ended.map_err(|broken| broken.rejection(false)),
+        rejection = limits.over(&passed) => Err(rejection),
     };
-    drop(own);
+    drop((relay, own));
     let record = &mut exchange.record;
     record.http_status = 200;
-    (record.request_bytes, record.response_bytes) = (counts.read.get(), counts.written.get());
-    if let Err(error) = ended {
-        tracing::debug!(address = %origin.address, %error, "a tunnel broke");
-        if error.kind() == io::ErrorKind::TimedOut {
-            record.reason = Some(Reason::IdleTimeout);
+    record.protocol = "tcp";
+    (record.request_bytes, record.response_bytes) = (passed.up.get(), passed.down.get());
+    if let Err(Rejection { reason, what, .. }) = ended {
+        tracing::debug!(address = %origin.address, %reason, what, "a tunnel broke");
+        if reason == Reason::IdleTimeout {
+            record.reason = Some(reason);
         }
     }
     exchange.end();
-}
-
-/// Waits until nothing was counted for as long as a tunnel may be silent.
-async fn silence(counts: &Counts) {
-    let mut before = None;
-    loop {
-        let now = (counts.read.get(), counts.written.get());
-        if before == Some(now) {
-            return;
-        }
-        before = Some(now);
-        sleep(TUNNEL_IDLE_MAX).await;
-    }
 }
 
 /// Connects to a name outside the mesh, by the inherited proxy where there is one.

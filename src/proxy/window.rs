@@ -87,6 +87,11 @@ impl<T> Window<T> {
         removed
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.old.values().chain(self.recent.iter().flatten())
+    }
+
     /// Takes all out.
     pub(super) fn take(&mut self) -> Vec<T> {
         self.len = 0;

@@ -5,8 +5,10 @@ use std::{
     io::{self, IoSlice, Read as _, Write as _},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::io::Socket;
@@ -146,6 +148,35 @@ impl Wire {
         self.say_goodbye(cx);
         // Whether it was heard shows by what is read.
         let _ended = Pin::new(&mut self.socket).poll_shutdown(cx);
+    }
+
+    /// Ends the sending half once everything was written. Ready when the peer has been told; the other
+    /// half stays open.
+    ///
+    /// # Errors
+    /// When the socket or TLS is broken.
+    pub(super) fn poll_shut_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(tls) = &mut self.tls {
+            // The second time it says nothing.
+            tls.send_close_notify();
+        }
+        match self.poll_drain(cx, &mut Vec::new())? {
+            Written::All => Pin::new(&mut self.socket).poll_shutdown(cx),
+            Written::Blocked => Poll::Pending,
+        }
+    }
+
+    /// Whether it ended without saying so in TLS: somebody may have cut it (RFC 8446 section 6.1).
+    pub(super) fn was_cut(&self) -> bool {
+        self.tls.is_some() && !self.closed
+    }
+
+    /// Makes the end of it a reset, so that the peer does not take it for an orderly one.
+    pub(super) fn abort(&self) {
+        if let Socket::Tcp(stream) = &self.socket {
+            // One that is gone already needs none.
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
     }
 
     /// The socket, for whatever remains to be done with it.

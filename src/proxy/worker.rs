@@ -194,4 +194,6 @@ async fn draining(worker: Rc<Worker>) {
         }
         worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
     }
+    worker.core.cut_off.signalled().await;
+    worker.hub.links().iter().for_each(|link| link.guarded(Link::cut_off));
 }

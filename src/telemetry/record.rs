@@ -102,7 +102,7 @@ pub struct Record {
     pub destination: Name,
     /// The service's port; 0: not known.
     pub port: u16,
-    /// `http/1.1`, `h2` or `grpc`.
+    /// `http/1.1`, `h2`, `grpc` or `tcp`.
     pub protocol: &'static str,
     /// The request's head, of which `:method`, `:path` and `:authority` are told.
     pub head: HeaderBlock,

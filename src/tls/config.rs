@@ -29,10 +29,11 @@ impl TimeProvider for WallClock {
     }
 }
 
-/// A server that shows `certified` whatever name it is asked for.
+/// A server that shows `certified` whatever name it is asked for, and speaks `protocols` (ALPN).
 pub(super) fn server(
     certified: &Arc<CertifiedKey>,
     verifier: Arc<dyn ClientCertVerifier>,
+    protocols: &[&[u8]],
 ) -> Arc<ServerConfig> {
     let shown = SingleCertAndKey::from(Arc::clone(certified));
     let builder = ServerConfig::builder_with_details(Arc::clone(provider()), Arc::new(WallClock));
@@ -41,7 +42,7 @@ pub(super) fn server(
         .expect("aws-lc-rs has cipher suites for TLS 1.3")
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(shown));
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Arc::new(config)

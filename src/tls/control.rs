@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    Peer, PeerError, Role, config, peer,
+    ALPN_H2, Peer, PeerError, Role, config, peer,
     verify::{ClientVerifier, Expected, time_of_check, verify_as_of},
 };
 use crate::spiffe::{Svid, TrustBundle};
@@ -64,7 +64,7 @@ pub fn control_server(
         expired_max: RENEW_EXPIRED_MAX,
         known,
     };
-    config::server(svid.certified_key(), Arc::new(verifier))
+    config::server(svid.certified_key(), Arc::new(verifier), &[ALPN_H2])
 }
 
 /// Whether certificates that the handshake let through would still get through it with this bundle.

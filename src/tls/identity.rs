@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    Role, Untrusted, config, verify,
+    ALPN_H2, ALPN_TCP, Role, Untrusted, config, verify,
     verify::{ClientVerifier, Expected},
 };
 use crate::spiffe::{Leaf, SpiffeId, Svid, TrustBundle};
@@ -258,7 +258,7 @@ impl State {
             expired_max: Duration::ZERO,
             known: Arc::default(),
         };
-        let server = config::server(svid.certified_key(), Arc::new(verifier));
+        let server = config::server(svid.certified_key(), Arc::new(verifier), &[ALPN_H2, ALPN_TCP]);
         let clients = Mutex::default();
         Ok(Self { svid, bundle, staying: None, trust_version: "".into(), server, clients })
     }

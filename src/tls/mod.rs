@@ -24,12 +24,14 @@ pub use control::{
     control_server,
 };
 pub use identity::{Identity, IdentityError, Standing, Trust};
-pub use peer::{Peer, PeerError, identity_failure, peer, require_alpn, xfcc};
+pub use peer::{Carried, Peer, PeerError, carried, identity_failure, peer, require_alpn, xfcc};
 pub use sni::{Sni, SniError};
 pub use verify::{Role, Untrusted, verify};
 
 /// The protocol of every connection that carries requests.
 pub const ALPN_H2: &[u8] = b"h2";
+/// The protocol of a connection between sidecars that carries the bytes of one TCP connection.
+pub const ALPN_TCP: &[u8] = b"outrigger-tcp";
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));

@@ -5,7 +5,7 @@ use std::{io, time::SystemTime};
 use rustls::{AlertDescription, CommonState, Error};
 use rustls_pki_types::CertificateDer;
 
-use super::ALPN_H2;
+use super::{ALPN_H2, ALPN_TCP};
 use crate::spiffe::{Leaf, LeafError, SpiffeId, fingerprint};
 
 /// An authenticated peer.
@@ -31,9 +31,38 @@ pub enum PeerError {
     /// Its certificate ended too long ago.
     #[error("the peer's certificate has expired")]
     Expired,
-    /// It did not say that it speaks HTTP/2.
-    #[error("the peer did not ask for the protocol h2 (ALPN)")]
+    /// It did not say that it speaks what is spoken here.
+    #[error("the peer did not agree on a protocol (ALPN)")]
     Alpn,
+}
+
+/// What a connection between sidecars carries, as both have agreed (ALPN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Requests, as HTTP/2: `h2`.
+    Requests,
+    /// The bytes of one TCP connection: `outrigger-tcp`.
+    Bytes,
+}
+
+impl Carried {
+    /// The protocol's name.
+    pub fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Requests => ALPN_H2,
+            Self::Bytes => ALPN_TCP,
+        }
+    }
+}
+
+/// What was agreed on. A connection without ALPN is refused, as by [`require_alpn`].
+///
+/// # Errors
+/// When neither protocol was.
+pub fn carried(connection: &CommonState) -> Result<Carried, PeerError> {
+    let agreed = connection.alpn_protocol();
+    let all = [Carried::Requests, Carried::Bytes];
+    all.into_iter().find(|one| Some(one.alpn()) == agreed).ok_or(PeerError::Alpn)
 }
 
 /// Names the peer of a connection from the certificates that the handshake has verified.

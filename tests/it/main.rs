@@ -30,6 +30,8 @@ mod hostile;
 mod interop;
 mod jaeger;
 mod live;
+mod nghttp2;
+mod opaque;
 mod root;
 mod run;
 mod secrets;

@@ -17,8 +17,10 @@ use crate::{
     },
 };
 
+/// A client that holds no cancel back, and a server that counts them.
 fn ready() -> Pair {
-    Pair::ready(&Config::default(), &Config::default())
+    let client = Config { many_callers: true, ..Config::default() };
+    Pair::ready(&client, &Config::default())
 }
 
 #[test]
@@ -67,7 +69,9 @@ fn cancels_of_calls_that_were_worked_on_are_no_abuse() {
 
 #[test]
 fn a_storm_of_cancels_is_no_abuse_of_the_upstream_and_its_late_frames_are_none_either() {
-    let mut side = Side::client(&Config::default());
+    // To a sidecar; to others so many are not written.
+    let config = Config { many_callers: true, ..Config::default() };
+    let mut side = Side::client(&config);
     side.feed(&[settings(&[]), frame(4, 1, 0, &[])].concat());
     let mut late = Vec::new();
     for n in 0..10_000_u32 {
@@ -104,11 +108,11 @@ fn resets(mut output: &[u8]) -> usize {
 }
 
 #[test]
-fn cancels_of_young_requests_are_spaced_for_servers_that_count_them() {
+fn requests_that_a_server_may_not_have_read_are_reset_in_small_numbers() {
     for (sidecar, at_once) in [(false, 10), (true, 60)] {
         let config = Config { many_callers: sidecar, ..Config::default() };
         let mut side = Side::client(&config);
-        side.feed(&settings(&[(3, 100)]));
+        side.feed(&[settings(&[(3, 100)]), frame(4, 1, 0, &[])].concat());
         side.take();
         let now = side.now;
         for _ in 0..60 {
@@ -117,13 +121,16 @@ fn cancels_of_young_requests_are_spaced_for_servers_that_count_them() {
         }
         assert_eq!(resets(&side.take()), at_once);
         assert_eq!((side.core.streams(), side.core.room()), (0, 100 - 60 + at_once));
-        side.now += Duration::from_millis(5);
-        side.events();
-        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 5 });
-        side.tick(Duration::from_millis(50));
-        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 45 });
+        // A second goes by, but the server says nothing.
+        side.tick(Duration::from_secs(1));
+        assert_eq!(resets(&side.take()), 0);
+        // It has read what came before it was asked, and is asked again about the rest.
+        side.feed(&frame(4, 1, 0, &[]));
+        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 11 });
+        side.feed(&frame(4, 1, 0, &[]));
+        assert_eq!(resets(&side.take()), if sidecar { 0 } else { 39 });
         assert_eq!(side.core.room(), 100);
-        // One whose response began was looked at.
+        // One whose response began was read too.
         let now = side.now;
         let ids: Vec<_> =
             (0..30).map(|_| side.core.open(&get(), true, now).expect("room")).collect();
@@ -134,6 +141,35 @@ fn cancels_of_young_requests_are_spaced_for_servers_that_count_them() {
         }
         assert_eq!(resets(&side.take()), 30);
     }
+}
+
+#[test]
+fn a_connection_on_which_much_was_cancelled_takes_no_more_and_answers_make_room() {
+    let mut side = Side::client(&Config::default());
+    side.feed(&[settings(&[]), frame(4, 1, 0, &[])].concat());
+    side.take();
+    let cancel = |side: &mut Side| {
+        let now = side.now;
+        let id = side.core.open(&get(), false, now).expect("room");
+        side.feed(&headers(id, false, &[0x88]));
+        side.core.reset(id, ErrorCode::CANCEL);
+        id
+    };
+    for _ in 0..150 {
+        assert!(!side.core.is_spent());
+        cancel(&mut side);
+    }
+    assert_eq!(resets(&side.take()), 150);
+    let held = cancel(&mut side);
+    assert_eq!((side.core.is_spent(), side.core.room(), resets(&side.take())), (true, 0, 0));
+    // What it says of that stream is nobody's business, and its end makes the reset needless.
+    assert_eq!(side.feed(&frame(0, 0, held, b"more")), []);
+    assert_eq!(side.feed(&headers(held, true, &literal("grpc-status", "0"))), []);
+    assert_eq!((side.core.is_spent(), side.core.room()), (false, 256));
+    cancel(&mut side);
+    assert!(side.core.is_spent());
+    side.tick(Duration::from_millis(200));
+    assert_eq!((side.core.is_spent(), resets(&side.take())), (false, 1));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod connections;
 mod ending;
 mod entrances;
 mod hostile;
+mod opaque;
 mod resilience;
 mod security;
 mod world;

@@ -26,7 +26,7 @@ async fn client_of(sidecar: &Sidecar) -> Client {
 }
 
 /// A connection as another sidecar makes it.
-async fn mesh_client(to: SocketAddr, identity: &Identity, service: &str) -> Client {
+pub(super) async fn mesh_client(to: SocketAddr, identity: &Identity, service: &str) -> Client {
     let expected = SpiffeId::of_service("mesh.local", &super::world::service(service));
     let connector = TlsConnector::from(identity.client_config(&expected.expect("an identity")));
     let sni = Sni { port: 9090, service: super::world::service(service) };

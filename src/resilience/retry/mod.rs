@@ -130,6 +130,11 @@ impl Schedule {
         Self { grpc, asked, unseen_retries: 0, asked_retries: 0 }
     }
 
+    /// Of a connection: it is tried again while nobody has seen a byte of it.
+    pub fn of_connection() -> Self {
+        Self { grpc: false, asked: false, unseen_retries: 0, asked_retries: 0 }
+    }
+
     /// How often it has been tried again.
     pub fn retries(&self) -> u32 {
         self.unseen_retries + self.asked_retries

@@ -341,7 +341,9 @@ impl Handles {
         self.request_bytes.fetch_add(record.request_bytes, Ordering::Relaxed);
         self.response_bytes.fetch_add(record.response_bytes, Ordering::Relaxed);
         if let Some(pair) = &self.pair {
-            pair.latency.observe(record.duration);
+            // How long an opaque connection lives says nothing about who is slow.
+            let opaque = record.protocol == "tcp";
+            pair.latency.observe(if opaque { record.upstream } else { record.duration });
         }
         for counter in [&self.failed, &self.bulkhead].into_iter().flatten() {
             counter.fetch_add(1, Ordering::Relaxed);

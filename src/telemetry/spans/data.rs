@@ -185,8 +185,10 @@ impl Base<'_> {
         if record.port != 0 {
             put("server.port", i64::from(record.port).into());
         }
-        let version = if record.protocol == "http/1.1" { "1.1" } else { "2" };
-        put("network.protocol.version", version.into());
+        if record.protocol != "tcp" {
+            let version = if record.protocol == "http/1.1" { "1.1" } else { "2" };
+            put("network.protocol.version", version.into());
+        }
         if let Some(error) = end.error(record.grpc, kind) {
             put("error.type", error.into());
         }

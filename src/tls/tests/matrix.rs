@@ -596,7 +596,7 @@ impl Shown {
 
     /// A server that shows it and takes any client.
     fn server(&self) -> Arc<ServerConfig> {
-        config::server(&self.certified(), Arc::new(Anybody))
+        config::server(&self.certified(), Arc::new(Anybody), &[tls::ALPN_H2])
     }
 }
 

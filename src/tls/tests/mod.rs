@@ -114,6 +114,13 @@ fn a_peer_without_certificate_or_alpn_is_refused() {
     let (_, far) = handshake(Arc::new(silent), orders.server_config());
     let far = far.expect("rustls itself lets it through");
     assert_eq!(require_alpn(&far), Err(tls::PeerError::Alpn));
+    assert_eq!(tls::carried(&far), Err(tls::PeerError::Alpn));
+    let mut bytes = (*front.client_config(&id("orders"))).clone();
+    bytes.alpn_protocols = vec![tls::ALPN_TCP.to_vec()];
+    let (near, far) = handshake(Arc::new(bytes), orders.server_config());
+    for end in [tls::carried(&near.expect("accepted")), tls::carried(&far.expect("accepted"))] {
+        assert_eq!(end, Ok(tls::Carried::Bytes));
+    }
     let mut other = (*front.client_config(&id("orders"))).clone();
     other.alpn_protocols = vec![b"http/1.1".to_vec()];
     assert!(handshake(Arc::new(other), orders.server_config()).1.is_err());

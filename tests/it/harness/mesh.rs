@@ -46,12 +46,24 @@ pub(crate) struct StaticPair {
 impl StaticPair {
     /// Starts both; `None` without openssl.
     pub(crate) async fn start(app: SocketAddr) -> Option<Self> {
+        Self::start_speaking(app, None).await
+    }
+
+    /// The same for an application that speaks what is said, an `appProtocol`.
+    pub(crate) async fn start_speaking(app: SocketAddr, protocol: Option<&str>) -> Option<Self> {
         let place = Place::new();
         let certificates = Certificates::new(&place)?;
-        let server = start_static_server(&place, &certificates, "server", "echo", app).await;
+        let mut service = service_yaml("echo", 9090);
+        if let Some(protocol) = protocol {
+            service = service.replace("9090", &format!("9090, appProtocol: {protocol}"));
+        }
+        let file = place.write("server.yaml", &service);
+        let mut args = sidecar_args(&[&file]);
+        args.extend(certificates.issue("server", &spiffe_id("echo")));
+        args.extend(["--app".into(), format!("9090={app}")]);
+        let server = Program::start(&place, "server", &args).await;
         let inbound = server.address("inbound").port();
-        let known = service_yaml("echo", 9090)
-            + &workload_yaml("echo-1", "echo", inbound, &spiffe_id("echo"));
+        let known = service + &workload_yaml("echo-1", "echo", inbound, &spiffe_id("echo"));
         let file = place.write("client.yaml", &known);
         let mut args = sidecar_args(&[&file]);
         args.extend(certificates.issue("caller", &spiffe_id("caller")));

@@ -8,6 +8,7 @@ mod mesh;
 mod peers;
 mod place;
 mod program;
+mod relay;
 
 use std::{
     fmt::Display,
@@ -31,6 +32,7 @@ pub(crate) use mesh::{
 pub(crate) use peers::{interpreter, peer};
 pub(crate) use place::{Place, Said, finish, root};
 pub(crate) use program::{Program, descendants};
+pub(crate) use relay::Relay;
 
 /// How long anything that should happen at once may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);

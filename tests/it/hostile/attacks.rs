@@ -1,19 +1,20 @@
-//! A battery of attacks on HTTP/2 through the outbound listener. Each runs on a connection of its own;
-//! those that are nothing but abuse have to be cut, the others may be cut or borne.
+//! A battery of attacks on HTTP/2 through both listeners: as an application, and as a sidecar of the mesh
+//! with a valid certificate. Each runs on a connection of its own; those that are nothing but abuse have
+//! to be cut, the others may be cut or borne.
 
 use std::net::SocketAddr;
 
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    Bystanders, check_unharmed,
+    Bystanders, check_unharmed, check_unharmed_by,
     wire::{
         ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PREFACE,
         PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE, attack, call, field, frame,
         open, settings, whole,
     },
 };
-use crate::harness::{App, StaticPair, heavy};
+use crate::harness::{App, Relay, StaticPair, heavy};
 
 /// What has to become of an attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,33 +253,53 @@ fn forbidden() -> Vec<Attack> {
 #[tokio::test]
 async fn attackers_harm_nobody() {
     let _turn = heavy().await;
-    let app = App::start_patient("one").await;
+    let app = App::start("one").await;
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let outbound = pair.client.address("outbound");
-    let bystanders = Bystanders::start(outbound, "echo:9090", 4);
+    battery(outbound, outbound, |_| false).await;
+    check_unharmed(&pair).await;
+}
+
+#[tokio::test]
+async fn attackers_with_a_certificate_harm_nobody_either() {
+    let _turn = heavy().await;
+    let app = App::start("one").await;
+    let Some(pair) = StaticPair::start(app.address).await else { return };
+    let relay = Relay::start(&pair).await;
+    // The cancels of a sidecar are those of its many callers, and it has cut off those who abuse them.
+    let borne = |name: &str| name.starts_with("rapid reset");
+    let attacks = battery(relay.address, pair.client.address("outbound"), borne).await;
+    check_unharmed_by(&pair, attacks).await;
+}
+
+/// Runs all attacks while honest callers call through `beside`, and returns how many there were.
+async fn battery(on: SocketAddr, beside: SocketAddr, borne: fn(&str) -> bool) -> usize {
+    let bystanders = Bystanders::start(beside, "echo:9090", 4);
     bystanders.go_on("before").await;
-    let attacks: Vec<Attack> =
+    let mut attacks: Vec<Attack> =
         [floods(), provoked(), held(), forbidden()].into_iter().flatten().collect();
     assert!(attacks.len() >= 30, "{}", attacks.len());
+    for attack in attacks.iter_mut().filter(|attack| borne(attack.name)) {
+        attack.end = End::Borne;
+    }
     for together in attacks.chunks(6) {
         let names: Vec<_> = together.iter().map(|one| one.name).collect();
-        let uncut = run(outbound, together).await;
+        let uncut = run(on, together).await;
         assert!(uncut.is_empty(), "not cut: {uncut:?}");
         bystanders.go_on(&format!("{names:?}")).await;
     }
     bystanders.end().await;
-    check_unharmed(&pair).await;
+    attacks.len()
 }
 
 /// Runs these at once and returns those that were not ended.
-async fn run(outbound: SocketAddr, attacks: &[Attack]) -> Vec<&'static str> {
+async fn run(on: SocketAddr, attacks: &[Attack]) -> Vec<&'static str> {
     let tries = attacks.iter().map(|one| async move {
         let parts = (0..one.parts).map(|index| (one.part)(index));
         let start = [PREFACE.to_vec(), settings(&[])].into_iter();
         // Who is done says so, unless it has to be told.
         let last = (one.end == End::Borne).then(|| b"PRI * none of any protocol".to_vec());
-        let (_, ended) =
-            attack(outbound, start.chain(parts).chain(last), one.end == End::Unread).await;
+        let (_, ended) = attack(on, start.chain(parts).chain(last), one.end == End::Unread).await;
         (one.end != End::Unread && !ended).then_some(one.name)
     });
     stream::iter(tries).buffer_unordered(6).filter_map(std::future::ready).collect().await

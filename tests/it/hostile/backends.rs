@@ -36,6 +36,8 @@ enum Habit {
     Obedient,
     /// It says GOAWAY after every few calls, and ends those that it took.
     Leaving,
+    /// It takes one stream at a time.
+    OneAtATime,
     /// It gives one byte of window at a time to begin with, then much, then little.
     Windows,
 }
@@ -76,6 +78,9 @@ impl Backend {
 
 async fn serve(socket: TcpStream, habit: Habit) {
     let mut builder = Builder::new();
+    if habit == Habit::OneAtATime {
+        builder.max_concurrent_streams(1);
+    }
     if habit == Habit::Windows {
         builder.initial_window_size(1);
     }
@@ -177,13 +182,15 @@ async fn backends_that_go_away_lose_no_call() {
 }
 
 #[tokio::test]
-async fn backends_that_change_their_windows_lose_no_call() {
+async fn backends_that_change_their_limits_lose_no_call() {
     let _turn = heavy().await;
-    let backend = Backend::start(Habit::Windows).await;
-    let Some(pair) = StaticPair::start(backend.address).await else { return };
-    let failed = calls(pair.client.address("outbound"), 60, 8, 300).await;
-    assert!(failed.is_empty(), "{} failed: {}", failed.len(), failed[0]);
-    check_unharmed(&pair).await;
+    for (habit, count, size) in [(Habit::Windows, 60, 300), (Habit::OneAtATime, 200, 100)] {
+        let backend = Backend::start(habit).await;
+        let Some(pair) = StaticPair::start(backend.address).await else { return };
+        let failed = calls(pair.client.address("outbound"), count, 8, size).await;
+        assert!(failed.is_empty(), "{habit:?}: {} failed: {}", failed.len(), failed[0]);
+        check_unharmed(&pair).await;
+    }
 }
 
 #[tokio::test]

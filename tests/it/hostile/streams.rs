@@ -23,7 +23,11 @@ use super::{
 use crate::harness::{App, SOON, StaticPair, echo_client, eventually, heavy, metrics};
 
 /// One-byte messages on one stream; a debug build takes its time for each.
-const MESSAGES: usize = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+fn messages() -> usize {
+    let wanted = std::env::var("OUTRIGGER_TEST_MESSAGES").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or(if cfg!(debug_assertions) { 100_000 } else { 1_000_000 })
+}
+
 /// A message of one byte, framed as gRPC does.
 const MESSAGE: &[u8] = &[0, 0, 0, 0, 1, b'x'];
 
@@ -63,7 +67,7 @@ async fn chatty(listener: TcpListener) {
             let response = http::Response::builder().header("content-type", "application/grpc");
             let response = response.body(()).expect("a response");
             let mut stream = respond.send_response(response, false).expect("open");
-            for _ in 0..MESSAGES {
+            for _ in 0..messages() {
                 send_all(&mut stream, Bytes::from_static(MESSAGE), false).await;
             }
             let mut trailers = http::HeaderMap::new();
@@ -137,7 +141,7 @@ async fn a_million_messages_survive_a_reader_that_stalls() {
         if spent <= 4 && under_way >= 1.0 { Ok(()) } else { Err(format!("{spent} {under_way}")) }
     })
     .await;
-    assert_eq!(read_raw(&mut socket).await, MESSAGES * MESSAGE.len());
+    assert_eq!(read_raw(&mut socket).await, messages() * MESSAGE.len());
     serving.abort();
     check_unharmed(&pair).await;
 }
@@ -149,7 +153,7 @@ async fn a_million_messages_are_taken_from_a_caller() {
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let mut sender = connect(pair.client.address("outbound")).await;
     let (response, mut stream) = sender.send_request(call("Chat"), false).expect("open");
-    let count = MESSAGES / 10;
+    let count = messages() / 10;
     let send = async {
         // An empty text each: five bytes that a library writes one by one.
         for _ in 0..count {
@@ -169,7 +173,7 @@ async fn a_million_messages_are_taken_from_a_caller() {
 #[tokio::test]
 async fn thousands_of_cancels_end_no_connection() {
     let _turn = heavy().await;
-    let app = App::start_patient("one").await;
+    let app = App::start("one").await;
     let Some(pair) = StaticPair::start(app.address).await else { return };
     let outbound = pair.client.address("outbound");
     let bystanders = Bystanders::start(outbound, "echo:9090", 2);
