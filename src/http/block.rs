@@ -76,6 +76,12 @@ impl HeaderBlock {
         self.fields.clear();
     }
 
+    /// Becomes a copy of `other`, in the memory that it has.
+    pub(crate) fn assign(&mut self, other: &Self) {
+        self.bytes.clone_from(&other.bytes);
+        self.fields.clone_from(&other.fields);
+    }
+
     /// Appends a field whose name may be any.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.append(Token::of(name), name, value, false);

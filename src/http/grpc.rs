@@ -63,7 +63,24 @@ const PREFIX_BYTES: u8 = 5;
 
 impl Messages {
     /// Reads on.
-    pub fn see(&mut self, mut data: &[u8]) {
+    #[inline]
+    pub fn see(&mut self, data: &[u8]) {
+        // Most messages come whole, and nothing but whether there is a second one matters.
+        match data {
+            _ if self.whole > 1 => {}
+            [_, a, b, c, d, message @ ..] if self.prefix == 0 && !message.is_empty() => {
+                let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+                if message.len() == length {
+                    self.whole += 1;
+                } else {
+                    self.see_parts(data);
+                }
+            }
+            _ => self.see_parts(data),
+        }
+    }
+
+    fn see_parts(&mut self, mut data: &[u8]) {
         while self.whole < 2 && !data.is_empty() {
             if self.prefix < PREFIX_BYTES {
                 if self.prefix > 0 {

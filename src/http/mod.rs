@@ -8,6 +8,7 @@ pub mod fields;
 pub mod grpc;
 mod head;
 mod name;
+pub(crate) mod octets;
 
 pub(crate) use block::FIELD_OVERHEAD;
 pub use block::{Field, HeaderBlock, Mark};

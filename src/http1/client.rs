@@ -5,13 +5,14 @@ use std::time::Instant;
 use super::{
     Connection,
     connection::{Exchange, Role},
-    fields,
     parse::{self, Asked, Kind, Upgrade},
     reader::Reader,
     upgrade,
     writer::{self, Writer},
 };
-use crate::http::{ConnectionError, ErrorCode, Event, HeaderBlock, OpenError, StreamError, Token};
+use crate::http::{
+    ConnectionError, ErrorCode, Event, HeaderBlock, OpenError, StreamError, Token, octets,
+};
 
 /// How many 1xx responses a server may send before the final one.
 const INFORMATIONAL_MAX: u8 = 32;
@@ -107,7 +108,7 @@ impl Connection {
         if trailers {
             out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
         }
-        let given = head.get(Token::ContentLength).and_then(|value| fields::length(value).ok());
+        let given = head.get(Token::ContentLength).and_then(octets::length);
         let length = match (end, given) {
             (true, Some(_)) => Some(0),
             // Servers want to be told that nothing comes where something usually does.
@@ -159,8 +160,19 @@ impl Connection {
         }
         let mut head = self.block();
         let head_bytes_max = self.config.head_bytes_max;
+        // What a response says depends on what was asked, when that was not the usual.
+        let usual = self.now.asked.kind == Kind::Usual;
+        if usual && let Some(response) = self.response.find(input, &mut head) {
+            let response = response.clone();
+            *input = &input[response.bytes..];
+            self.head_is_read();
+            return self.take_response(&response, head);
+        }
         let error = match parse::response(input, &self.now.asked, &mut head) {
             Ok(Some(response)) if response.bytes <= head_bytes_max => {
+                if usual && response.status >= 200 {
+                    self.response.store(&input[..response.bytes], &head, response.clone());
+                }
                 *input = &input[response.bytes..];
                 self.head_is_read();
                 return self.take_response(&response, head);
@@ -264,7 +276,7 @@ fn asked(head: &HeaderBlock) -> Asked {
 
 /// Whether a request line can be written with one meaning.
 fn check(line: &Line<'_>, kind: &Kind) -> Result<(), OpenError> {
-    if !writer::is_token(line.method) {
+    if !octets::is_token(line.method) {
         return Err(OpenError::Malformed("the method is none"));
     }
     if !line.authority.is_empty() && !writer::is_visible(line.authority) {

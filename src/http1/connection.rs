@@ -9,6 +9,7 @@ use super::{
     life::Clock,
     parse::{self, Asked},
     reader::{Read, Reader},
+    recall::Recall,
     writer::{self, Writer},
 };
 use crate::http::{ConnectionError, ErrorCode, Event, HeaderBlock, StreamError};
@@ -57,6 +58,10 @@ pub struct Connection {
     pub(super) told: bool,
     pub(super) lingers: bool,
     pub(super) clock: Clock,
+    /// Server: the last request's head that is none of a tunnel.
+    pub(super) request: Recall<parse::Request>,
+    /// Client: the last response's final head, if what was asked was nothing special.
+    pub(super) response: Recall<parse::Response>,
     spare: Option<HeaderBlock>,
 }
 
@@ -139,6 +144,8 @@ impl Connection {
             told: false,
             lingers: false,
             clock: Clock::new(now),
+            request: Recall::new(),
+            response: Recall::new(),
             spare: None,
         }
     }

@@ -4,10 +4,7 @@
 use httparse::Header;
 
 use super::parse::Framing;
-use crate::http::{HeaderBlock, Token};
-
-/// A length of more digits than these is refused; fewer can not overflow.
-const LENGTH_DIGITS_MAX: usize = 18;
+use crate::http::{HeaderBlock, Token, octets};
 
 /// What the fields said.
 #[derive(Debug, Default)]
@@ -68,7 +65,8 @@ impl<'b> Seen<'b> {
                 if self.length.is_some() {
                     return Err("more than one content-length");
                 }
-                self.length = Some(length(value)?);
+                let length = octets::length(value);
+                self.length = Some(length.ok_or("the content-length is no number")?);
             }
             Token::TransferEncoding => {
                 if self.coding.is_some() {
@@ -152,20 +150,6 @@ pub(super) fn offset(buf: &[u8], part: &[u8]) -> usize {
 /// The members of a comma-separated list.
 fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// A length: digits and nothing else.
-///
-/// # Errors
-/// When it is anything else.
-pub(super) fn length(value: &[u8]) -> Result<u64, &'static str> {
-    if value.is_empty() || value.len() > LENGTH_DIGITS_MAX {
-        return Err("the content-length is no number");
-    }
-    value.iter().try_fold(0_u64, |number, digit| match digit {
-        b'0'..=b'9' => Ok(number * 10 + u64::from(digit - b'0')),
-        _ => Err("the content-length is no number"),
-    })
 }
 
 /// A status as three digits.

@@ -63,6 +63,11 @@ impl Connection {
         &mut self.output
     }
 
+    /// What [`Self::output`] would give, to look at.
+    pub fn outgoing(&self) -> &Vec<u8> {
+        &self.output
+    }
+
     /// After a write: how much of what was taken out, or is still in the output, is not written.
     pub fn flushed(&mut self, left: usize) {
         self.outside = left.saturating_sub(self.output.len());

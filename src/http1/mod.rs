@@ -27,6 +27,7 @@ mod fields;
 mod life;
 mod parse;
 mod reader;
+mod recall;
 mod sending;
 mod server;
 mod target;

@@ -75,7 +75,7 @@ pub(super) struct Upgrade {
 }
 
 /// A head that was understood.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Request {
     /// How long the head is, its empty line included.
     pub(super) bytes: usize,
@@ -86,7 +86,7 @@ pub(super) struct Request {
 }
 
 /// A response's head that was understood.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Response {
     /// How long the head is, its empty line included.
     pub(super) bytes: usize,

@@ -5,13 +5,12 @@ use std::time::Instant;
 use super::{
     Connection,
     connection::{Exchange, Role},
-    fields,
     parse::{self, Kind},
     reader::Reader,
     upgrade,
     writer::{self, Writer},
 };
-use crate::http::{Event, HeaderBlock, StreamError, Token};
+use crate::http::{Event, HeaderBlock, StreamError, Token, octets};
 
 /// How many empty lines may come before a request line (RFC 9112 section 2.2 asks for one).
 const EMPTY_LINES_MAX: u8 = 8;
@@ -42,9 +41,18 @@ impl Connection {
             return self.eof.then(|| self.cut()).flatten();
         }
         let mut head = self.block();
+        if let Some(request) = self.request.find(input, &mut head) {
+            let request = request.clone();
+            *input = &input[request.bytes..];
+            self.keep = request.keep;
+            return Some(self.begin(request, head));
+        }
         let head_bytes_max = self.config.head_bytes_max;
         let error = match parse::request(input, &mut head) {
             Ok(Some(request)) if request.bytes <= head_bytes_max => {
+                if !request.asked.kind.is_tunnel() {
+                    self.request.store(&input[..request.bytes], &head, request.clone());
+                }
                 *input = &input[request.bytes..];
                 self.keep = request.keep;
                 return Some(self.begin(request, head));
@@ -123,7 +131,7 @@ impl Connection {
         }
         self.decide_keep();
         let given = head.get(Token::ContentLength);
-        let length = given.and_then(|value| fields::length(value).ok());
+        let length = given.and_then(octets::length);
         let (write, length) = self.framing(status, length, end);
         if write == Writer::ToClose {
             self.keep = false;

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::http::octets;
+
 /// What a request line asks for.
 #[derive(Debug)]
 pub(super) struct Target<'b> {
@@ -20,8 +22,7 @@ impl<'b> Target<'b> {
     /// When it has none of the forms that its method permits.
     pub(super) fn parse(method: &str, target: &'b [u8]) -> Result<Self, &'static str> {
         // Bytes above 0x7e, controls and fragments are read differently by different servers.
-        let odd = |byte: u8| !(0x21..=0x7e).contains(&byte) || byte == b'#';
-        if target.iter().fold(false, |found, byte| found | odd(*byte)) {
+        if !octets::is_path(target) {
             return Err("the request target has a byte that it may not have");
         }
         if method == "CONNECT" {

@@ -3,7 +3,7 @@
 //! codecs refuse such values already, and the next server must not depend on that.
 
 use super::fields::digits;
-use crate::http::{Field, HeaderBlock, Token};
+use crate::http::{Field, HeaderBlock, Token, octets};
 
 /// How the body of the outgoing message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn fields_but(out: &mut Vec<u8>, head: &HeaderBlock, but: impl Fn(Token) -> bool
         if token.is_pseudo() || but(token) {
             continue;
         }
-        if token == Token::Other && !is_token(name) {
+        if token == Token::Other && !octets::is_token(name) {
             continue;
         }
         field(out, name, value);
@@ -150,39 +150,6 @@ fn is_of_this_hop(token: Token) -> bool {
             | Token::Http2Settings
             | Token::Host
     )
-}
-
-/// Whether a name is one (RFC 9110 section 5.6.2).
-pub(super) fn is_token(name: &[u8]) -> bool {
-    const TOKEN: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte: u8 = 0;
-        loop {
-            table[byte as usize] = byte.is_ascii_alphanumeric()
-                || matches!(
-                    byte,
-                    b'!' | b'#'
-                        | b'$'
-                        | b'%'
-                        | b'&'
-                        | b'\''
-                        | b'*'
-                        | b'+'
-                        | b'-'
-                        | b'.'
-                        | b'^'
-                        | b'_'
-                        | b'`'
-                        | b'|'
-                        | b'~'
-                );
-            if byte == u8::MAX {
-                break table;
-            }
-            byte += 1;
-        }
-    };
-    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
 /// Whether a value can stand in a line: no CR, LF or NUL in it.

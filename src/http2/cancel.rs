@@ -83,14 +83,17 @@ impl Cancels {
     }
 
     /// Time passed.
-    fn at(&mut self, now: Instant) {
+    pub(super) fn at(&mut self, now: Instant) {
         self.now = now;
-        let passed = now.saturating_duration_since(self.earned).as_millis();
+    }
+
+    fn earn(&mut self) {
+        let passed = self.now.saturating_duration_since(self.earned).as_millis();
         let earned = passed * u128::from(RESETS_PER_SECOND) / 1_000;
         if earned > 0 {
             let earned = u32::try_from(earned).unwrap_or(RESETS_MAX);
             self.left = self.left.saturating_add(earned).min(RESETS_MAX);
-            self.earned = now;
+            self.earned = self.now;
         }
     }
 
@@ -101,6 +104,7 @@ impl Cancels {
 
     /// Whether a reset may go now; then it has.
     fn admit(&mut self, unread: bool) -> bool {
+        self.earn();
         let admitted = self.left > 0 && (!unread || self.unread_left > 0);
         if admitted {
             self.left -= 1;

@@ -53,9 +53,7 @@ impl Connection {
         if header.length == 0 {
             return Ok(if end { Step::Event(self.deliver(slot, &[], true)) } else { Step::Again });
         }
-        let part = Part { stream: header.stream, slot, left: header.length, end };
-        self.reading = Reading::Data(part);
-        Ok(Step::Again)
+        self.part(Part { stream: header.stream, slot, left: header.length, end }, input, now)
     }
 
     /// A padded frame waits until it is whole.
@@ -150,6 +148,7 @@ impl Connection {
         now: Instant,
     ) -> Result<Step<'i>, ConnectionError> {
         if input.is_empty() {
+            self.reading = Reading::Data(part);
             return Ok(Step::More);
         }
         let (data, rest) = input.split_at(input.len().min(part.left as usize));

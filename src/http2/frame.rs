@@ -49,6 +49,7 @@ pub(super) struct FrameHeader {
 
 impl FrameHeader {
     /// Reads one from the front of `input`; `None` when it is shorter.
+    #[inline]
     pub(super) fn parse(input: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER_LEN] = input.first_chunk()?;
         let [a, b, c, kind, flags, d, e, f, g] = *bytes;
@@ -58,6 +59,7 @@ impl FrameHeader {
     }
 
     /// As bytes.
+    #[inline]
     pub(super) fn bytes(self) -> [u8; HEADER_LEN] {
         let [_, a, b, c] = self.length.to_be_bytes();
         let [d, e, f, g] = self.stream.to_be_bytes();
@@ -65,6 +67,7 @@ impl FrameHeader {
     }
 
     /// Appends it to `out`.
+    #[inline]
     pub(super) fn write(self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.bytes());
     }

@@ -9,13 +9,13 @@ use super::{
     data::strip_padding,
     flow::{SendWindow, StreamWindow},
     frame::{FrameHeader, PAYLOAD_MAX, flag, number},
-    hpack::Outcome,
+    hpack::{Outcome, Verdict},
     ids::{Found, Mark},
     receive::{Step, protocol},
     streams::{Method, Receiving, Sending, Stream, Wait},
     validate,
 };
-use crate::http::{ConnectionError, ErrorCode, Event, HeaderBlock, StreamError};
+use crate::http::{ConnectionError, ErrorCode, Event, HeaderBlock, StreamError, Token};
 
 /// CONTINUATION frames of one block. Full frames carry more than the largest list of fields; a flood
 /// of small ones is an attack.
@@ -207,8 +207,7 @@ impl Connection {
         let mut method = Method::Plain;
         let mut length = None;
         if !large {
-            let extended = self.config.extended_connect;
-            let request = match validate::request(&mut head, extended) {
+            let request = match self.judge_request(&mut head) {
                 Ok(request) if end && Self::is_short(request.length, request.method) => {
                     Err("less DATA than content-length")
                 }
@@ -235,6 +234,50 @@ impl Connection {
         } else {
             Event::Head { stream: id, head, end }
         }))
+    }
+
+    /// Whether a request's head is well-formed; what was seen before is not looked at again.
+    fn judge_request(&mut self, head: &mut HeaderBlock) -> Result<validate::Request, &'static str> {
+        let again = self.decoder.again();
+        let known = again.and_then(|(fields, found)| validate::request_again(head, fields, &found));
+        if let Some(request) = known {
+            return Ok(request);
+        }
+        // One with a host is changed, so that it is not what comes from memory the next time.
+        let changes = head.contains(Token::Host);
+        let request = validate::request(head, self.config.extended_connect)?;
+        if !changes {
+            let validate::Request { method, length } = request;
+            self.decoder.note(Verdict::Request { method, length });
+        }
+        Ok(request)
+    }
+
+    fn judge_response(&mut self, head: &HeaderBlock) -> Result<(u16, Option<u64>), &'static str> {
+        let again = self.decoder.again();
+        let known =
+            again.and_then(|(fields, found)| validate::response_again(head, fields, &found));
+        if let Some(response) = known {
+            return Ok(response);
+        }
+        let (status, length) = validate::response(head)?;
+        self.decoder.note(Verdict::Response { status, length });
+        Ok((status, length))
+    }
+
+    fn judge_trailers(&mut self, trailers: &HeaderBlock) -> Result<(), &'static str> {
+        let again = self.decoder.again();
+        if again
+            .is_some_and(|(fields, found)| validate::are_trailers_again(trailers, fields, &found))
+        {
+            return Ok(());
+        }
+        validate::trailers(trailers)?;
+        // Two content lengths would have to be compared.
+        if !trailers.contains(Token::ContentLength) {
+            self.decoder.note(Verdict::Trailers);
+        }
+        Ok(())
     }
 
     /// A stream as it begins.
@@ -270,13 +313,13 @@ impl Connection {
         end: bool,
         large: bool,
     ) -> Result<Step<'i>, ConnectionError> {
+        let checked = if large { Err("") } else { self.judge_response(&head) };
         let stream = self.streams.at(slot);
         let id = stream.id;
         if large {
             self.recycle(head);
             return self.too_large(id);
         }
-        let checked = validate::response(&head);
         let flaw = match checked {
             Err(what) => what,
             Ok((100..=199, _)) if end => "an informational response that ends its stream",
@@ -327,7 +370,7 @@ impl Connection {
         } else if Self::is_short(stream.length, stream.method) {
             Some("less DATA than content-length")
         } else {
-            validate::trailers(&trailers).err()
+            self.judge_trailers(&trailers).err()
         };
         match flaw {
             Some(what) => {

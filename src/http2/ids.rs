@@ -4,10 +4,10 @@
 //! as long as the window reaches, because it decides whether a late frame is an error (RFC 9113
 //! section 5.1).
 
-use std::collections::VecDeque;
-
 /// How many identifiers the window spans: twice the usual limit of streams. One costs two bytes.
 const SPAN: usize = 512;
+/// How many it spans at first; it doubles while all of them are in use.
+const SPAN_FIRST: usize = 16;
 
 const SKIPPED: u16 = 0;
 const ENDED: u16 = 1;
@@ -43,7 +43,8 @@ pub(super) enum Mark {
 
 /// The identifiers of one side.
 pub(super) struct Ids {
-    ring: VecDeque<u16>,
+    /// By half of the identifier, modulo its length, which is a power of two.
+    ring: Vec<u16>,
     /// The identifier of the window's first entry.
     first: u32,
     /// The smallest one that is idle.
@@ -55,7 +56,7 @@ pub(super) struct Ids {
 impl Ids {
     /// Identifiers from `first` on, which is 1 or 2.
     pub(super) fn new(first: u32) -> Self {
-        Self { ring: VecDeque::new(), first, next: first, old: Vec::new() }
+        Self { ring: Vec::new(), first, next: first, old: Vec::new() }
     }
 
     /// The smallest identifier that was never used; past the largest one when all were.
@@ -63,22 +64,33 @@ impl Ids {
         self.next
     }
 
+    /// Where the entry of `id` is.
+    #[inline]
+    fn at(&self, id: u32) -> usize {
+        (id as usize / 2) & self.ring.len().wrapping_sub(1)
+    }
+
     /// What `id` means; an identifier of the other side is idle.
+    #[inline]
     pub(super) fn find(&self, id: u32) -> Found {
         if id >= self.next || (id ^ self.first) & 1 != 0 {
             return Found::Idle;
         }
-        let Some(distance) = id.checked_sub(self.first) else {
-            return match self.old.binary_search_by_key(&id, |entry| entry.0) {
-                Ok(index) => Found::Open(self.old[index].1),
-                Err(_) => Found::Forgotten,
-            };
-        };
-        match self.ring.get(distance as usize / 2) {
+        if id < self.first {
+            return self.find_old(id);
+        }
+        match self.ring.get(self.at(id)) {
             None | Some(&SKIPPED) => Found::Skipped,
             Some(&ENDED) => Found::Ended,
             Some(&CUT) => Found::Cut,
             Some(place) => Found::Open(place - OPEN),
+        }
+    }
+
+    fn find_old(&self, id: u32) -> Found {
+        match self.old.binary_search_by_key(&id, |entry| entry.0) {
+            Ok(index) => Found::Open(self.old[index].1),
+            Err(_) => Found::Forgotten,
         }
     }
 
@@ -94,13 +106,12 @@ impl Ids {
 
     /// Closes an open one.
     pub(super) fn close(&mut self, id: u32, mark: Mark) {
-        match id.checked_sub(self.first) {
-            Some(distance) => {
-                if let Some(entry) = self.ring.get_mut(distance as usize / 2) {
-                    *entry = Self::entry(mark);
-                }
-            }
-            None => self.old.retain(|entry| entry.0 != id),
+        if id < self.first {
+            return self.old.retain(|entry| entry.0 != id);
+        }
+        let at = self.at(id);
+        if let Some(entry) = self.ring.get_mut(at) {
+            *entry = Self::entry(mark);
         }
     }
 
@@ -113,35 +124,46 @@ impl Ids {
 
     fn push(&mut self, id: u32, entry: u16) {
         debug_assert!(id >= self.next && (id ^ self.first) & 1 == 0);
-        let skipped = (id - self.next) as usize / 2;
-        if skipped >= SPAN {
-            while !self.ring.is_empty() {
+        if (id - self.next) as usize / 2 >= SPAN {
+            while self.first < self.next {
                 self.forget();
             }
-            self.first = id;
-        } else {
-            for _ in 0..skipped {
-                self.push_entry(SKIPPED);
-            }
+            (self.first, self.next) = (id, id);
+        }
+        while self.next < id {
+            self.push_entry(SKIPPED);
         }
         self.push_entry(entry);
-        self.next = id + 2;
     }
 
     fn push_entry(&mut self, entry: u16) {
-        if self.ring.len() == SPAN {
-            self.forget();
+        if (self.next - self.first) as usize / 2 == self.ring.len() {
+            self.make_room();
         }
-        self.ring.push_back(entry);
+        let at = self.at(self.next);
+        self.ring[at] = entry;
+        self.next += 2;
     }
 
-    fn forget(&mut self) {
-        if let Some(entry) = self.ring.pop_front() {
-            if let Some(place) = entry.checked_sub(OPEN) {
-                self.old.push((self.first, place));
-            }
-            self.first += 2;
+    fn make_room(&mut self) {
+        if self.ring.len() == SPAN {
+            return self.forget();
         }
+        let length = (self.ring.len() * 2).max(SPAN_FIRST);
+        let before = std::mem::replace(&mut self.ring, vec![SKIPPED; length]);
+        for id in (self.first..self.next).step_by(2) {
+            let at = self.at(id);
+            self.ring[at] = before[(id as usize / 2) & (before.len() - 1)];
+        }
+    }
+
+    /// Moves the window on by one.
+    fn forget(&mut self) {
+        let entry = self.ring.get(self.at(self.first)).copied();
+        if let Some(place) = entry.and_then(|entry| entry.checked_sub(OPEN)) {
+            self.old.push((self.first, place));
+        }
+        self.first += 2;
     }
 }
 

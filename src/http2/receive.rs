@@ -46,7 +46,8 @@ impl Connection {
         if !input.is_empty() {
             self.timers.read(now);
         }
-        if self.role == Role::Client && !self.over {
+        self.cancels.at(now);
+        if !self.cancels.is_empty() && !self.over {
             self.release_cancels(now);
         }
         loop {
@@ -75,7 +76,12 @@ impl Connection {
     }
 
     /// What happened without input.
+    #[inline]
     fn pop<'i>(&mut self) -> Option<Event<'i>> {
+        if self.pending.is_empty() && self.waiting.is_empty() { None } else { self.pop_some() }
+    }
+
+    fn pop_some<'i>(&mut self) -> Option<Event<'i>> {
         match self.pending.pop_front() {
             Some(Pending::Reset(stream, error)) => return Some(Event::Reset { stream, error }),
             Some(Pending::Capacity) => return Some(Event::Capacity),
@@ -105,6 +111,7 @@ impl Connection {
         Ok(Step::Again)
     }
 
+    #[inline]
     fn frame<'i>(
         &mut self,
         input: &mut &'i [u8],
@@ -139,6 +146,7 @@ impl Connection {
     }
 
     /// Whether a frame may come at this place; looks at its header only.
+    #[inline]
     fn admit(&self, header: FrameHeader) -> Result<(), ConnectionError> {
         if header.length > PAYLOAD_MAX {
             let what = "a frame larger than permitted";

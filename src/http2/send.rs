@@ -42,6 +42,11 @@ impl Connection {
         &mut self.output
     }
 
+    /// What [`Connection::output`] would give, to look at.
+    pub fn outgoing(&self) -> &Vec<u8> {
+        &self.output
+    }
+
     /// After a write: how many bytes of output were not written, those included that the driver has
     /// taken away. They count as never seen by the peer, so rather too few than too many.
     pub fn flushed(&mut self, left: usize) {
@@ -151,9 +156,9 @@ impl Connection {
     /// over everything is taken and dropped.
     pub fn send(&mut self, stream: u32, data: &[u8], end: bool) -> usize {
         let Some(slot) = self.streams.find(stream) else { return data.len() };
-        let found = *self.streams.at(slot);
-        debug_assert_eq!(found.sending, Sending::Body, "between head and end");
-        if found.sending != Sending::Body {
+        let sending = self.streams.at(slot).sending;
+        debug_assert_eq!(sending, Sending::Body, "between head and end");
+        if sending != Sending::Body {
             return data.len();
         }
         if data.is_empty() {
@@ -206,6 +211,7 @@ impl Connection {
         let mut left = data;
         while !left.is_empty() || end {
             let (payload, rest) = left.split_at(min(left.len(), payload_max));
+            self.output.reserve(HEADER_LEN + payload.len());
             let last = end && rest.is_empty();
             let length = u32::try_from(payload.len()).unwrap_or(PAYLOAD_MAX);
             let flags = if last { flag::END_STREAM } else { 0 };
@@ -284,12 +290,15 @@ impl Connection {
 
     /// Removes a stream from everything.
     pub(super) fn remove(&mut self, slot: u16, mark: Mark) {
-        let stream = *self.streams.at(slot);
-        if stream.wait == Wait::Queued {
-            self.waiting.retain(|id| *id != stream.id);
+        let stream = self.streams.at(slot);
+        let (id, wait) = (stream.id, stream.wait);
+        if wait == Wait::Queued {
+            self.waiting.retain(|waiting| *waiting != id);
         }
-        self.forget_part(stream.id);
+        self.forget_part(id);
         self.streams.remove(slot, mark);
-        self.settle();
+        if self.streams.len() == 0 {
+            self.settle();
+        }
     }
 }

@@ -49,6 +49,7 @@ impl Timers {
     }
 
     /// Something came.
+    #[inline]
     pub(super) fn read(&mut self, now: Instant) {
         self.read = now;
     }
@@ -63,11 +64,13 @@ impl Timers {
     }
 
     /// A frame was complete.
+    #[inline]
     pub(super) fn progress(&mut self) {
         self.unfinished = None;
     }
 
     /// A part of a DATA frame came; whether more of it is to come.
+    #[inline]
     pub(super) fn within_data(&mut self, more: bool, now: Instant) {
         self.data = more.then_some(now);
     }

@@ -3,8 +3,8 @@
 //! the RFC leaves a choice the stricter one is taken, because what enters as HTTP/2 may leave as
 //! HTTP/1.1, where an odd byte is a request of its own.
 
-use super::streams::Method;
-use crate::http::{Field, HeaderBlock, Token};
+use super::{hpack::Verdict, streams::Method};
+use crate::http::{HeaderBlock, Token, octets};
 
 /// What is wrong, for logs and traces.
 pub(super) type Flaw = &'static str;
@@ -19,15 +19,12 @@ pub(super) struct Request {
 /// Checks a request's head and gives it one name for its authority: `host` becomes `:authority`, and
 /// is gone afterwards.
 pub(super) fn request(head: &mut HeaderBlock, extended: bool) -> Result<Request, Flaw> {
-    let mut seen = Seen::default();
-    for field in head.iter() {
-        seen.field(&field)?;
-    }
+    let seen = Seen::default().read(head, 0)?;
     if seen.has(Token::Status) {
         return Err("a request with :status");
     }
     let Some(method) = head.get(Token::Method) else { return Err("a request without :method") };
-    if method.is_empty() || !method.iter().all(|byte| TOKEN[usize::from(*byte)]) {
+    if !octets::is_token(method) {
         return Err("a malformed :method");
     }
     let connect = method == b"CONNECT";
@@ -40,7 +37,7 @@ pub(super) fn request(head: &mut HeaderBlock, extended: bool) -> Result<Request,
     } else {
         target(head, &seen, connect, extended)?;
     }
-    authority(head, tunnel)?;
+    authority(head, &seen, tunnel)?;
     let method = match (connect, is_head) {
         (true, _) => Method::Connect,
         (false, true) => Method::Head,
@@ -49,11 +46,23 @@ pub(super) fn request(head: &mut HeaderBlock, extended: bool) -> Result<Request,
     Ok(Request { method, length: seen.length })
 }
 
+/// The same of a head the first `fields` of which a request had that was found well-formed as it was
+/// and that `verdict` is of: only what comes after them is looked at. `None`: that does not suffice.
+pub(super) fn request_again(
+    head: &HeaderBlock,
+    fields: usize,
+    verdict: &Verdict,
+) -> Option<Request> {
+    let Verdict::Request { method, length } = *verdict else { return None };
+    let seen = Seen::again(head, fields, length)?;
+    // A second name would have to be compared with the first.
+    (seen.hosts == 0).then_some(Request { method, length: seen.length })
+}
+
 /// Scheme, path and protocol of what is not a plain CONNECT.
 fn target(head: &HeaderBlock, seen: &Seen, connect: bool, extended: bool) -> Result<(), Flaw> {
     let Some(scheme) = head.get(Token::Scheme) else { return Err("a request without :scheme") };
-    let rest = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-    if !scheme.first().is_some_and(u8::is_ascii_alphabetic) || !scheme.iter().all(rest) {
+    if !octets::is_scheme(scheme) {
         return Err("a malformed :scheme");
     }
     let Some(path) = head.get(Token::Path) else { return Err("a request without :path") };
@@ -61,7 +70,7 @@ fn target(head: &HeaderBlock, seen: &Seen, connect: bool, extended: bool) -> Res
     if !(path.starts_with(b"/") || options) {
         return Err("a malformed :path");
     }
-    if path.iter().any(|byte| !(0x21..0x7f).contains(byte) || *byte == b'#') {
+    if !octets::is_path(path) {
         return Err("a forbidden byte in :path");
     }
     if seen.has(Token::Protocol) {
@@ -74,7 +83,7 @@ fn target(head: &HeaderBlock, seen: &Seen, connect: bool, extended: bool) -> Res
         if !seen.has(Token::Authority) {
             return Err("extended CONNECT without :authority");
         }
-        if !head.get(Token::Protocol).is_some_and(is_token) {
+        if !head.get(Token::Protocol).is_some_and(octets::is_token) {
             return Err("a malformed :protocol");
         }
     }
@@ -82,15 +91,14 @@ fn target(head: &HeaderBlock, seen: &Seen, connect: bool, extended: bool) -> Res
 }
 
 /// `:authority` and `host` have to agree.
-fn authority(head: &mut HeaderBlock, tunnel: bool) -> Result<(), Flaw> {
-    if head.all(Token::Host).nth(1).is_some() {
+fn authority(head: &mut HeaderBlock, seen: &Seen, tunnel: bool) -> Result<(), Flaw> {
+    if seen.hosts > 1 {
         return Err("more than one host");
     }
-    let host = head.get(Token::Host);
+    let host = if seen.hosts == 0 { None } else { head.get(Token::Host) };
     let named = head.get(Token::Authority);
     let Some(authority) = named.or(host) else { return Err("a request without an authority") };
-    let fine = |byte: &u8| (0x21..0x7f).contains(byte) && !b"@/?#\\\"<>^`{|}".contains(byte);
-    if authority.is_empty() || !authority.iter().all(fine) {
+    if !octets::is_authority(authority) {
         return Err("a malformed authority");
     }
     if tunnel && named.is_none() {
@@ -115,10 +123,7 @@ fn authority(head: &mut HeaderBlock, tunnel: bool) -> Result<(), Flaw> {
 
 /// Checks a response's head: its status and its content length.
 pub(super) fn response(head: &HeaderBlock) -> Result<(u16, Option<u64>), Flaw> {
-    let mut seen = Seen::default();
-    for field in head.iter() {
-        seen.field(&field)?;
-    }
+    let seen = Seen::default().read(head, 0)?;
     if seen.pseudo & !bit(Token::Status) != 0 {
         return Err("a response with a request's pseudo-header field");
     }
@@ -136,12 +141,24 @@ pub(super) fn response(head: &HeaderBlock) -> Result<(u16, Option<u64>), Flaw> {
     Ok((status, seen.length))
 }
 
+/// The same of a head the first `fields` of which a response had; see [`request_again`].
+pub(super) fn response_again(
+    head: &HeaderBlock,
+    fields: usize,
+    verdict: &Verdict,
+) -> Option<(u16, Option<u64>)> {
+    let Verdict::Response { status, length } = *verdict else { return None };
+    Seen::again(head, fields, length).map(|seen| (status, seen.length))
+}
+
+/// Whether trailers the first `fields` of which others had are well-formed for certain.
+pub(super) fn are_trailers_again(head: &HeaderBlock, fields: usize, verdict: &Verdict) -> bool {
+    *verdict == Verdict::Trailers && Seen::again(head, fields, None).is_some()
+}
+
 /// Checks trailers.
 pub(super) fn trailers(trailers: &HeaderBlock) -> Result<(), Flaw> {
-    let mut seen = Seen::default();
-    for field in trailers.iter() {
-        seen.field(&field)?;
-    }
+    let seen = Seen::default().read(trailers, 0)?;
     if seen.pseudo != 0 {
         return Err("a pseudo-header field in trailers");
     }
@@ -155,6 +172,7 @@ struct Seen {
     pseudo: u8,
     /// Whether a regular field came.
     regular: bool,
+    hosts: u32,
     length: Option<u64>,
 }
 
@@ -163,84 +181,74 @@ fn bit(token: Token) -> u8 {
 }
 
 impl Seen {
+    /// One pass over the fields from the one at `from` on.
+    fn read(mut self, head: &HeaderBlock, from: usize) -> Result<Self, Flaw> {
+        for (token, index) in head.tokens().zip(0..).skip(from) {
+            self.field(token, head, index)?;
+        }
+        Ok(self)
+    }
+
+    /// A pass over what comes after the first `fields`, which were well-formed in another section of
+    /// the same kind, whose content length is given. Pseudo-header fields are among them or there is
+    /// none, so that what comes after them is no more than a few fields.
+    fn again(head: &HeaderBlock, fields: usize, length: Option<u64>) -> Option<Self> {
+        let mut before = head.tokens().take(fields);
+        if fields == 0 || head.at(fields - 1).token.is_pseudo() {
+            return None;
+        }
+        let length = length.filter(|_| before.any(|token| token == Token::ContentLength));
+        Self { regular: true, length, ..Self::default() }.read(head, fields).ok()
+    }
+
     fn has(&self, token: Token) -> bool {
         self.pseudo & bit(token) != 0
     }
 
-    fn field(&mut self, field: &Field<'_>) -> Result<(), Flaw> {
-        if field.token.is_pseudo() {
-            return self.pseudo_field(field);
+    #[inline]
+    fn field(&mut self, token: Token, head: &HeaderBlock, index: usize) -> Result<(), Flaw> {
+        if token.is_pseudo() {
+            return self.pseudo_field(token);
         }
         self.regular = true;
-        match field.token {
+        match token {
             Token::Connection
             | Token::ProxyConnection
             | Token::KeepAlive
             | Token::TransferEncoding
             | Token::Upgrade => return Err("a connection-specific field"),
-            Token::Te if field.value != b"trailers" => return Err("a te other than trailers"),
-            Token::ContentLength => self.content_length(field.value)?,
+            Token::Te if head.at(index).value != b"trailers" => {
+                return Err("a te other than trailers");
+            }
+            Token::Host => self.hosts += 1,
+            Token::ContentLength => self.content_length(head.at(index).value)?,
             _ => {}
         }
         Ok(())
     }
 
-    fn pseudo_field(&mut self, field: &Field<'_>) -> Result<(), Flaw> {
+    fn pseudo_field(&mut self, token: Token) -> Result<(), Flaw> {
         if self.regular {
             return Err("a pseudo-header field after a regular one");
         }
-        if self.has(field.token) {
+        if self.has(token) {
             return Err("a pseudo-header field twice");
         }
-        self.pseudo |= bit(field.token);
+        self.pseudo |= bit(token);
         Ok(())
     }
 
     /// Digits only, and only one meaning.
     fn content_length(&mut self, value: &[u8]) -> Result<(), Flaw> {
-        let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        match (digits, length) {
-            (true, Some(length)) if self.length.is_none_or(|other| other == length) => {
+        match octets::length(value) {
+            Some(length) if self.length.is_none_or(|other| other == length) => {
                 self.length = Some(length);
                 Ok(())
             }
-            (true, Some(_)) => Err("two content lengths"),
-            _ => Err("a malformed content length"),
+            Some(_) => Err("two content lengths"),
+            None => Err("a malformed content length"),
         }
     }
-}
-
-/// Bytes of a token (RFC 9110 section 5.6.2).
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        let other = matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        table[byte as usize] = byte.is_ascii_alphanumeric() || other;
-        byte += 1;
-    }
-    table
-};
-
-fn is_token(value: &[u8]) -> bool {
-    !value.is_empty() && value.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
 #[cfg(test)]

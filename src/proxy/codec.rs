@@ -58,6 +58,12 @@ impl Codec {
         both!(self, codec => codec.output())
     }
 
+    /// What `output` would give, to look at.
+    #[inline]
+    pub(super) fn outgoing(&self) -> &Vec<u8> {
+        both!(self, codec => codec.outgoing())
+    }
+
     pub(super) fn flushed(&mut self, left: usize) {
         both!(self, codec => codec.flushed(left));
     }

@@ -23,7 +23,7 @@ use super::{
     memory::Once,
     opaque::{self, Near, Target},
     outbound::{self, Destination},
-    request,
+    request, room,
     settings::{FIRST_HEAD_MAX, HANDSHAKE_MAX, http1_server, http2_server},
     stream::Incoming,
     tasks::Story,
@@ -347,12 +347,15 @@ pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: 
 
 impl Host for Served {
     fn serve(&self, incoming: Incoming) -> Story {
-        Box::pin(request::serve(Rc::clone(&self.origin), incoming))
+        let rooms = &self.origin.worker.hub.tasks;
+        let mut room = rooms.room().unwrap_or_else(|| room::new(request::serve));
+        room.as_mut().begin(Rc::clone(&self.origin), incoming);
+        Story::Usual(room)
     }
 
     fn refuse(&self, incoming: Incoming, why: Refusal) -> Story {
         let origin = Rc::clone(&self.origin);
-        Box::pin(async move {
+        Story::Other(Box::pin(async move {
             let (reason, what) = match why {
                 Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
                 Refusal::Draining => (Reason::Draining, request::DRAINING.to_owned()),
@@ -363,7 +366,7 @@ impl Host for Served {
             };
             let rejection = Rejection::unseen(reason, what);
             request::refuse(&origin, incoming.head, &incoming.caller, &rejection);
-        })
+        }))
     }
 
     fn outlook(&self) -> Outlook {

@@ -24,7 +24,7 @@ impl Link {
             self.hub.tasks.run();
         }
         // A socket that takes no more says by itself when it does again.
-        if !self.blocked.get() && !self.codec.borrow_mut().output().is_empty() {
+        if !self.blocked.get() && !self.dirty.get() && !self.codec.borrow().outgoing().is_empty() {
             self.set_dirty();
         }
     }

@@ -63,5 +63,5 @@ pub(super) enum End {
     /// It was accepted: its peer asks.
     Near(Box<dyn Host>),
     /// It was dialled: its peer answers.
-    Far(Far),
+    Far(Box<Far>),
 }

@@ -18,9 +18,14 @@ use super::{
     wire::Buffers,
 };
 
-/// Spare buffers, and how large each may be: the rest goes back to the system.
+/// Spare buffers for what connections write, and how large each may be: the rest goes back to the
+/// system. A new one has room for what a turn usually writes.
 const SPARES_MAX: usize = 32;
 const SPARE_BYTES_MAX: usize = 256 * 1024;
+const SPARE_BYTES: usize = 4096;
+/// Smaller ones are for bodies, which are usually short.
+const SCRAPS_MAX: usize = 256;
+const SCRAP_BYTES: usize = 512;
 /// Handshakes that go on per turn. Each takes about 0.2 ms, which its neighbours wait.
 const HANDSHAKES_PER_TURN: u32 = 4;
 
@@ -31,6 +36,7 @@ pub(super) struct Hub {
     flusher: RefCell<Waker>,
     buffers: Cell<Option<Box<Buffers>>>,
     spares: RefCell<Vec<Vec<u8>>>,
+    scraps: RefCell<Vec<Vec<u8>>>,
     links: RefCell<Vec<Weak<Link>>>,
     handshakes: Cell<u32>,
     held_up: RefCell<Vec<Waker>>,
@@ -48,6 +54,7 @@ impl Hub {
             flusher: RefCell::new(Waker::noop().clone()),
             buffers: Cell::new(Some(Box::default())),
             spares: RefCell::default(),
+            scraps: RefCell::default(),
             links: RefCell::default(),
             handshakes: Cell::new(0),
             held_up: RefCell::default(),
@@ -97,16 +104,37 @@ impl Hub {
         self.buffers.set(Some(buffers));
     }
 
-    /// An empty buffer, with room where there is one to spare.
+    /// An empty buffer for what a connection writes.
     pub(super) fn spare(&self) -> Vec<u8> {
-        self.spares.borrow_mut().pop().unwrap_or_default()
+        let spare = self.spares.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    }
+
+    /// An empty buffer for `length` bytes of a body, or more.
+    pub(super) fn scrap(&self, length: usize) -> Vec<u8> {
+        if length > SPARE_BYTES {
+            return self.spare();
+        }
+        let scrap = self.scraps.borrow_mut().pop();
+        scrap.unwrap_or_else(|| Vec::with_capacity(length.max(SCRAP_BYTES)))
     }
 
     /// Takes a buffer that is not needed for now.
-    pub(super) fn give(&self, mut buffer: Vec<u8>) {
-        let mut spares = self.spares.borrow_mut();
-        let fits = (1..=SPARE_BYTES_MAX).contains(&buffer.capacity());
-        if fits && spares.len() < SPARES_MAX {
+    #[inline]
+    pub(super) fn give(&self, buffer: Vec<u8>) {
+        if buffer.capacity() > 0 {
+            self.keep(buffer);
+        }
+    }
+
+    fn keep(&self, mut buffer: Vec<u8>) {
+        let (spares, most) = if buffer.capacity() < SPARE_BYTES {
+            (&self.scraps, SCRAPS_MAX)
+        } else {
+            (&self.spares, SPARES_MAX)
+        };
+        let mut spares = spares.borrow_mut();
+        if buffer.capacity() <= SPARE_BYTES_MAX && spares.len() < most {
             buffer.clear();
             spares.push(buffer);
         }
@@ -115,9 +143,11 @@ impl Hub {
     /// Lets go of half of the spare buffers and of unused places, so that a burst is forgotten after a
     /// while.
     pub(super) fn shrink(&self) {
-        let mut spares = self.spares.borrow_mut();
-        let half = spares.len() / 2;
-        spares.truncate(half);
+        for spares in [&self.spares, &self.scraps] {
+            let mut spares = spares.borrow_mut();
+            let half = spares.len() / 2;
+            spares.truncate(half);
+        }
         self.tasks.shrink();
     }
 

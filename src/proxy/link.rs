@@ -49,7 +49,7 @@ pub(super) struct Link {
     /// Of the connection's task.
     waker: RefCell<Waker>,
     /// Whether it is on the hub's list.
-    dirty: Cell<bool>,
+    pub(super) dirty: Cell<bool>,
     /// Whether reading stopped because the codec wanted no more.
     paused: Cell<bool>,
     /// Whether the socket takes no more for now.
@@ -225,7 +225,14 @@ impl Link {
     }
 
     pub(super) fn credit(self: &Rc<Self>, stream: u32, bytes: usize) {
-        self.with(|codec| codec.credit(stream, bytes));
+        // Seldom is there anything to write, so that no buffer is taken for it.
+        let mut codec = self.codec.borrow_mut();
+        codec.credit(stream, bytes);
+        let writes = !self.dirty.get() && !codec.outgoing().is_empty();
+        drop(codec);
+        if writes {
+            self.set_dirty();
+        }
         if self.paused.get() {
             self.wake();
         }
@@ -420,16 +427,17 @@ impl Link {
     }
 
     /// Calls the codec, and notes when there is something to write.
+    #[inline]
     fn with<T>(self: &Rc<Self>, call: impl FnOnce(&mut Codec) -> T) -> T {
         let mut codec = self.codec.borrow_mut();
         if self.dirty.get() {
             return call(&mut codec);
         }
-        if codec.output().capacity() == 0 {
+        if codec.outgoing().capacity() == 0 {
             *codec.output() = self.hub.spare();
         }
         let done = call(&mut codec);
-        if codec.output().is_empty() {
+        if codec.outgoing().is_empty() {
             // Nothing came of it: connections without traffic hold no buffer.
             self.hub.give(std::mem::take(codec.output()));
         } else {
@@ -517,11 +525,11 @@ mod tests {
 
     impl Host for Nobody {
         fn serve(&self, _: Incoming) -> Story {
-            Box::pin(pending())
+            Story::Other(Box::pin(pending()))
         }
 
         fn refuse(&self, _: Incoming, _: Refusal) -> Story {
-            Box::pin(pending())
+            Story::Other(Box::pin(pending()))
         }
 
         fn outlook(&self) -> Outlook {
@@ -530,6 +538,10 @@ mod tests {
 
         fn standing(&self) -> Outlook {
             Outlook::Stay
+        }
+
+        fn is_cut_off(&self) -> bool {
+            false
         }
 
         fn name(&self) -> &'static str {

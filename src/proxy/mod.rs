@@ -10,7 +10,7 @@
 //! | `request` `attempt` `ending` `exchange` | the story of a request |
 //! | `inbound` `outbound` `route` `lane` `headers` `memory` | where it goes and what is written |
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
-//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
+//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `room` `window` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
 //! | `opaque` `relay` | what is no HTTP |
 //! | `pool` `dial` `expiry` | what goes out |
@@ -45,6 +45,7 @@ mod outbound;
 mod pool;
 mod relay;
 mod request;
+mod room;
 mod route;
 mod settings;
 mod splice;

@@ -25,6 +25,7 @@ use super::{
     connection::{Origin, Proof},
     core::Running,
     dial::Dialled,
+    ends::OwnSocket,
     exchange::Exchange,
     io::Socket,
     pool::How,
@@ -84,7 +85,7 @@ struct Connected<'a> {
     tried: Tried<'a>,
     suspect: bool,
     _in_flight: InFlight<'a>,
-    _dialled: Option<super::dial::OwnSocket>,
+    _dialled: Option<OwnSocket>,
 }
 
 /// What may end a connection before its sides do.

@@ -439,7 +439,7 @@ async fn open(
         let config = http1_client(place.key.how == How::Proxy);
         Codec::Http1(Box::new(http1::Connection::client(&config, now)))
     };
-    let link = Link::new(hub, End::Far(far), codec, wire);
+    let link = Link::new(hub, End::Far(Box::new(far)), codec, wire);
     let _runs_on = task::spawn_local("upstream", Rc::clone(&link).run());
     if !sidecar && let End::Far(far) = &link.end {
         // What is opened before an application says how many streams it takes, it may refuse. One that

@@ -115,7 +115,7 @@ impl Inbox {
 
     fn push(&mut self, data: &[u8], link: &Link) {
         if self.bytes.capacity() == 0 {
-            self.bytes = link.hub.spare();
+            self.bytes = link.hub.scrap(data.len());
         }
         self.bytes.extend_from_slice(data);
         link.hub.wait(data.len());
@@ -170,7 +170,7 @@ impl Kept {
             return;
         }
         if self.bytes.capacity() == 0 {
-            self.bytes = link.hub.spare();
+            self.bytes = link.hub.scrap(data.len());
         }
         self.bytes.extend_from_slice(data);
         self.replayed = self.bytes.len();

@@ -1,5 +1,5 @@
 //! The stories of a worker: one future per request, polled where the event happens that it waits for.
-//! A story is boxed once; its place and its waker are used again by the next one. What wakes it from
+//! Its room, its place and its waker are used again by the next one. What wakes it from
 //! elsewhere (timers, discovery, a place in a bulkhead) comes in through one queue.
 
 use std::{
@@ -12,16 +12,34 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use tokio::sync::mpsc;
 
+use super::room;
+
 /// Places that are kept although nobody has them.
 const KEPT_MAX: usize = 256;
+/// The same of rooms, which are a few kilobytes each.
+const ROOMS_MAX: usize = 128;
 
 /// A future of one request.
-pub(super) type Story = Pin<Box<dyn Future<Output = ()>>>;
+pub(super) enum Story {
+    /// In a room that is used again.
+    Usual(room::Boxed),
+    /// Any other.
+    Other(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+impl Story {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Usual(room) => room.as_mut().poll(cx),
+            Self::Other(story) => story.as_mut().poll(cx),
+        }
+    }
+}
 
 /// Which story; that of one that has ended names nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +54,8 @@ pub(super) struct Tasks {
     free: RefCell<Vec<usize>>,
     ready: RefCell<VecDeque<Key>>,
     polled: Cell<Option<Key>>,
+    /// Rooms without a story.
+    rooms: RefCell<Vec<room::Boxed>>,
     /// Of the last story.
     generation: Cell<u64>,
     woken: mpsc::UnboundedSender<usize>,
@@ -90,6 +110,7 @@ impl Tasks {
             free: RefCell::default(),
             ready: RefCell::default(),
             polled: Cell::new(None),
+            rooms: RefCell::default(),
             generation: Cell::new(0),
             woken,
         };
@@ -114,6 +135,24 @@ impl Tasks {
         Key { index, generation }
     }
 
+    /// A room without a story, if there is one.
+    pub(super) fn room(&self) -> Option<room::Boxed> {
+        self.rooms.borrow_mut().pop()
+    }
+
+    /// Drops a story and what it holds; its room is kept.
+    fn end(&self, story: Story) {
+        let Story::Usual(mut room) = story else {
+            guarded(|| drop(story));
+            return;
+        };
+        let cleared = guarded(|| room.as_mut().clear());
+        let mut rooms = self.rooms.borrow_mut();
+        if cleared.is_some() && rooms.len() < ROOMS_MAX {
+            rooms.push(room);
+        }
+    }
+
     /// Begins a story in its place and polls it at once.
     pub(super) fn start(&self, key: Key, story: Story) {
         self.slots.borrow_mut()[key.index].state = State::Waiting(story);
@@ -135,10 +174,14 @@ impl Tasks {
     }
 
     /// Polls whatever was notified.
+    #[inline]
     pub(super) fn run(&self) {
-        if self.polled.get().is_some() {
-            return;
+        if !self.ready.borrow().is_empty() && self.polled.get().is_none() {
+            self.run_ready();
         }
+    }
+
+    fn run_ready(&self) {
         loop {
             let next = self.ready.borrow_mut().pop_front();
             let Some(key) = next else { return };
@@ -163,7 +206,9 @@ impl Tasks {
                 State::Waiting(_) => std::mem::replace(&mut slot.state, State::Polled),
             }
         };
-        guarded(|| drop(dropped));
+        if let State::Waiting(story) = dropped {
+            self.end(story);
+        }
         self.release(key);
     }
 
@@ -182,7 +227,7 @@ impl Tasks {
         };
         let before = self.polled.replace(Some(key));
         let ended = guarded(|| {
-            let poll = story.as_mut().poll(&mut Context::from_waker(&waker));
+            let poll = story.poll(&mut Context::from_waker(&waker));
             poll.is_ready()
         });
         self.polled.set(before);
@@ -194,7 +239,7 @@ impl Tasks {
                 return;
             }
         }
-        guarded(|| drop(story));
+        self.end(story);
         self.release(key);
     }
 
@@ -208,8 +253,13 @@ impl Tasks {
         self.free.borrow_mut().push(key.index);
     }
 
-    /// Lets go of places at the end that nobody has, so that a burst is forgotten.
+    /// Lets go of half of the rooms and of places at the end that nobody has, so that a burst is
+    /// forgotten.
     pub(super) fn shrink(&self) {
+        let mut rooms = self.rooms.borrow_mut();
+        let half = rooms.len() / 2;
+        rooms.truncate(half);
+        drop(rooms);
         let mut slots = self.slots.borrow_mut();
         if slots.len() <= KEPT_MAX {
             return;
@@ -262,11 +312,11 @@ mod tests {
         task::Poll,
     };
 
-    use super::{Key, Tasks};
+    use super::{Key, Story, Tasks};
 
     fn begin(tasks: &Tasks, story: impl Future<Output = ()> + 'static) -> Key {
         let key = tasks.reserve();
-        tasks.start(key, Box::pin(story));
+        tasks.start(key, Story::Other(Box::pin(story)));
         key
     }
 

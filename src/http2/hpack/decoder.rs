@@ -4,7 +4,7 @@
 
 use super::{
     HpackError, Outcome, TABLE_DEFAULT,
-    recall::Recall,
+    recall::{Recall, Verdict},
     statics,
     table::{Entry, Table, name_len},
     valid,
@@ -91,6 +91,18 @@ impl Decoder {
             self.recall.store(block, found, into, from);
         }
         Ok(outcome)
+    }
+
+    /// How many fields the last block began with that were decoded before, and what was found of the
+    /// block that they are of. They are those of that block, bit for bit.
+    #[inline]
+    pub(in crate::http2) fn again(&self) -> Option<(usize, Verdict)> {
+        self.recall.again()
+    }
+
+    /// Notes what was found of the last block, for when it comes again.
+    pub(in crate::http2) fn note(&mut self, verdict: Verdict) {
+        self.recall.note(verdict);
     }
 
     /// Gives back the memory of remembered blocks, as for a connection that is idle.

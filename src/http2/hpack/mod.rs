@@ -15,6 +15,7 @@ mod lookup;
 mod policy;
 mod recall;
 mod sent;
+mod slots;
 mod statics;
 mod table;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod wire;
 pub use check::check;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
+pub(super) use recall::Verdict;
 
 /// The dynamic table's size until settings say otherwise, in bytes as RFC 7541 section 4.1 counts
 /// them.

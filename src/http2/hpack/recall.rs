@@ -3,28 +3,48 @@
 //! at the end of a field need not be decoded again either. Our own encoder puts what differs between
 //! requests last, so that this is nearly all of a head.
 
-use crate::http::{HeaderBlock, Mark};
+use super::slots::{Remembered, Slots};
+use crate::{
+    http::{HeaderBlock, Mark},
+    http2::streams::Method,
+};
 
-const SLOTS: usize = 8;
 /// Longer blocks are not remembered, nor larger lists.
 const BLOCK_MAX: usize = 1024;
 const LIST_MAX: usize = 4096;
-/// How much may be remembered of all blocks, in bytes.
-const HELD_MAX: usize = 16 * 1024;
-/// Once all slots are taken, one in so many misses replaces one: heads that never come back cost
-/// little then, and more heads than there are slots still leave some of them remembered.
-const REPLACE: u8 = 4;
+
+/// What was found of a block that is remembered: that its fields, as they were decoded, are a
+/// well-formed section of one kind. The next block like it need not be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http2) enum Verdict {
+    /// A request's, without a field that changes another.
+    Request {
+        /// What its method says.
+        method: Method,
+        /// Its content length.
+        length: Option<u64>,
+    },
+    /// A response's.
+    Response {
+        /// Its status.
+        status: u16,
+        /// Its content length.
+        length: Option<u64>,
+    },
+    /// Trailers, without a content length.
+    Trailers,
+}
 
 /// Blocks that were decoded since the table last changed.
 #[derive(Default)]
 pub(super) struct Recall {
-    slots: Vec<Slot>,
-    /// How many of the slots are in use; the memory of the others is kept.
-    live: usize,
-    misses: u8,
-    next: usize,
+    slots: Slots<Slot>,
     /// Where the fields of the block end that is being decoded.
     ends: Vec<End>,
+    /// Where the last block is remembered, if it is as a whole.
+    last: Option<usize>,
+    /// How many fields the last block began with that were remembered, and what of.
+    again: Option<(usize, Verdict)>,
 }
 
 #[derive(Default)]
@@ -32,6 +52,17 @@ struct Slot {
     block: Vec<u8>,
     head: HeaderBlock,
     ends: Vec<End>,
+    verdict: Option<Verdict>,
+}
+
+impl Remembered for Slot {
+    fn held(&self) -> usize {
+        self.block.len() + self.ends.last().map_or(0, |end| end.size)
+    }
+
+    fn memory(&self) -> usize {
+        self.block.capacity() + self.head.memory() + self.ends.capacity() * size_of::<End>()
+    }
 }
 
 /// Where a field ends in its block, and the size of the list up to there.
@@ -54,23 +85,48 @@ pub(super) struct Found {
 impl Recall {
     /// Appends what `block` begins with, as far as it is remembered and no larger than `list_max`.
     pub(super) fn find(&mut self, block: &[u8], into: &mut HeaderBlock, list_max: usize) -> Found {
-        self.ends.clear();
-        let slots = &self.slots[..self.live];
-        let same = |slot: &&Slot| slot.block.len() == block.len() && slot.block == block;
-        let found = match slots.iter().find(same) {
-            Some(slot) => Some((slot, slot.ends.len())),
-            None => begins(slots, block),
+        (self.last, self.again) = (None, None);
+        let slots = self.slots.live();
+        let same = |slot: &Slot| slot.block.len() == block.len() && slot.block == block;
+        let (place, fields) = match slots.iter().position(same) {
+            Some(place) => (place, slots[place].ends.len()),
+            None => {
+                self.ends.clear();
+                match begins(slots, block) {
+                    Some(found) => found,
+                    None => return Found::default(),
+                }
+            }
         };
-        let Some((slot, fields)) = found else { return Found::default() };
+        let slot = &slots[place];
         let Some(end) = slot.ends[..fields].last() else { return Found::default() };
         if end.size > list_max {
+            self.ends.clear();
             return Found::default();
         }
         into.extend_from(&slot.head, Mark::default(), fields);
+        self.again = slot.verdict.map(|verdict| (fields, verdict));
         if end.at < block.len() {
             self.ends.extend_from_slice(&slot.ends[..fields]);
+        } else {
+            self.last = Some(place);
         }
         Found { at: end.at, size: end.size, fields }
+    }
+
+    /// How many fields the last block began with that were remembered, and what was found of the
+    /// block that they are of.
+    #[inline]
+    pub(super) fn again(&self) -> Option<(usize, Verdict)> {
+        self.again
+    }
+
+    /// Notes what was found of the last block, whose fields are as they were decoded.
+    pub(super) fn note(&mut self, verdict: Verdict) {
+        let slot = self.last.and_then(|place| self.slots.live_mut().get_mut(place));
+        if let Some(slot) = slot {
+            slot.verdict = Some(verdict);
+        }
     }
 
     /// A field of the block ends.
@@ -90,44 +146,23 @@ impl Recall {
         if !fits || found.fields * 2 >= fields {
             return;
         }
-        if self.held() + block.len() + end.size > HELD_MAX {
-            self.live = 0;
-        }
-        let Some(place) = self.place() else { return };
-        let slot = &mut self.slots[place];
+        let Some(place) = self.slots.place(block.len() + end.size) else { return };
+        let slot = &mut self.slots.live_mut()[place];
         slot.block.clear();
         slot.block.extend_from_slice(block);
         slot.head.clear();
         slot.head.extend_from(head, from, fields);
         slot.ends.clear();
         slot.ends.extend_from_slice(&self.ends);
-    }
-
-    fn place(&mut self) -> Option<usize> {
-        if self.live < SLOTS {
-            if self.live == self.slots.len() {
-                self.slots.push(Slot::default());
-            }
-            self.live += 1;
-            return Some(self.live - 1);
-        }
-        self.misses = (self.misses + 1) % REPLACE;
-        if self.misses > 0 {
-            return None;
-        }
-        self.next = (self.next + 1) % SLOTS;
-        Some(self.next)
-    }
-
-    fn held(&self) -> usize {
-        let slots = self.slots[..self.live].iter();
-        slots.map(|slot| slot.block.len() + slot.ends.last().map_or(0, |end| end.size)).sum()
+        slot.verdict = None;
+        self.last = Some(place);
     }
 
     /// The table changed: nothing holds any more. The memory is kept.
     #[inline]
     pub(super) fn forget(&mut self) {
-        self.live = 0;
+        self.slots.forget();
+        self.last = None;
     }
 
     /// Forgets everything and gives the memory back.
@@ -137,30 +172,26 @@ impl Recall {
 
     /// How much memory it holds, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let ends = |ends: &Vec<End>| ends.capacity() * size_of::<End>();
-        let slot = |slot: &Slot| slot.block.capacity() + slot.head.memory() + ends(&slot.ends);
-        ends(&self.ends)
-            + self.slots.capacity() * size_of::<Slot>()
-            + self.slots.iter().map(slot).sum::<usize>()
+        self.ends.capacity() * size_of::<End>() + self.slots.memory()
     }
 }
 
-/// The slot that has the most bytes in common with the beginning of `block`, and how many fields these
-/// are.
-fn begins<'a>(slots: &'a [Slot], block: &[u8]) -> Option<(&'a Slot, usize)> {
+/// The place of the block that has the most bytes in common with the beginning of `block`, and how many
+/// fields these are.
+fn begins(slots: &[Slot], block: &[u8]) -> Option<(usize, usize)> {
     let (mut best, mut longest) = (None, 0);
-    for slot in slots {
+    for (place, slot) in slots.iter().enumerate() {
         // One that differs no later than the best did is no better.
         if slot.block.len() > longest && slot.block.get(longest) == block.get(longest) {
             let common = common(&slot.block, block);
             if common > longest {
-                (best, longest) = (Some(slot), common);
+                (best, longest) = (Some(place), common);
             }
         }
     }
-    let slot = best?;
-    let fields = slot.ends.iter().take_while(|end| end.at <= longest).count();
-    (fields > 0).then_some((slot, fields))
+    let place = best?;
+    let fields = slots[place].ends.iter().take_while(|end| end.at <= longest).count();
+    (fields > 0).then_some((place, fields))
 }
 
 /// With how many equal bytes both begin.

@@ -2,15 +2,11 @@
 //! differ on each request, and the bytes they became. One method after another of a service is then
 //! written from one memory.
 
+use super::slots::{Remembered, Slots};
 use crate::http::{Field, HeaderBlock, Token};
 
-const SLOTS: usize = 8;
 /// Larger heads are not remembered.
 const LIST_MAX: usize = 4096;
-/// How much may be remembered of all heads, in bytes.
-const HELD_MAX: usize = 16 * 1024;
-/// Once all slots are taken, one in so many misses replaces one.
-const REPLACE: u8 = 4;
 
 /// How a head is written: which of its fields go where, a bit for each.
 #[derive(Clone, Copy)]
@@ -55,13 +51,7 @@ impl Plan {
 
 /// Heads that were written since the table last changed.
 #[derive(Default)]
-pub(super) struct Sent {
-    slots: Vec<Slot>,
-    /// How many of the slots are in use; the memory of the others is kept.
-    live: usize,
-    misses: u8,
-    next: usize,
-}
+pub(super) struct Sent(Slots<Slot>);
 
 /// A head and its bytes.
 #[derive(Default)]
@@ -103,9 +93,18 @@ impl Slot {
     pub(super) fn after(&self) -> &[u8] {
         &self.bytes[self.path_at..]
     }
+}
 
+impl Remembered for Slot {
     fn held(&self) -> usize {
         self.template.size() + self.bytes.len()
+    }
+
+    fn memory(&self) -> usize {
+        self.template.memory()
+            + self.bytes.capacity()
+            + self.last_path.capacity()
+            + self.last.capacity() * size_of::<Last>()
     }
 }
 
@@ -113,8 +112,7 @@ impl Sent {
     /// What is remembered of `head`.
     #[inline]
     pub(super) fn find(&mut self, head: &HeaderBlock) -> Option<&mut Slot> {
-        let slots = self.slots[..self.live].iter_mut();
-        slots.into_iter().find(|slot| head.matches(&slot.template, slot.free))
+        self.0.live_mut().iter_mut().find(|slot| head.matches(&slot.template, slot.free))
     }
 
     /// Remembers a head that was written without a change of the table: the bytes before its path and
@@ -129,12 +127,9 @@ impl Sent {
         if head.len() > Plan::FIELDS_MAX || head.size() > LIST_MAX {
             return;
         }
-        let held: usize = self.slots[..self.live].iter().map(Slot::held).sum();
-        if held + head.size() + before.len() + after.len() > HELD_MAX {
-            self.live = 0;
-        }
-        let Some(place) = self.place() else { return };
-        let slot = &mut self.slots[place];
+        let size = head.size() + before.len() + after.len();
+        let Some(place) = self.0.place(size) else { return };
+        let slot = &mut self.0.live_mut()[place];
         slot.free = plan.free();
         slot.path = plan.path;
         slot.template.clear();
@@ -152,25 +147,9 @@ impl Sent {
         slot.names_are_known = last.iter().all(|last| last.name > 0);
     }
 
-    fn place(&mut self) -> Option<usize> {
-        if self.live < SLOTS {
-            if self.live == self.slots.len() {
-                self.slots.push(Slot::default());
-            }
-            self.live += 1;
-            return Some(self.live - 1);
-        }
-        self.misses = (self.misses + 1) % REPLACE;
-        if self.misses > 0 {
-            return None;
-        }
-        self.next = (self.next + 1) % SLOTS;
-        Some(self.next)
-    }
-
     /// The table changed: nothing holds any more. The memory is kept.
     pub(super) fn forget(&mut self) {
-        self.live = 0;
+        self.0.forget();
     }
 
     /// Forgets everything and gives the memory back.
@@ -180,12 +159,6 @@ impl Sent {
 
     /// How much memory it holds, in bytes.
     pub(super) fn memory(&self) -> usize {
-        let slot = |slot: &Slot| {
-            slot.template.memory()
-                + slot.bytes.capacity()
-                + slot.last_path.capacity()
-                + slot.last.capacity() * size_of::<Last>()
-        };
-        self.slots.capacity() * size_of::<Slot>() + self.slots.iter().map(slot).sum::<usize>()
+        self.0.memory()
     }
 }

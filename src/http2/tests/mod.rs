@@ -2,6 +2,7 @@
 //! another implementation.
 
 mod abuse;
+mod again;
 mod battery;
 mod closed;
 mod malformed;
