@@ -84,7 +84,7 @@ struct Connected<'a> {
     tried: Tried<'a>,
     suspect: bool,
     _in_flight: InFlight<'a>,
-    _dialled: Option<super::dial::OwnSocket>,
+    _dialled: Option<super::ends::OwnSocket>,
 }
 
 /// What may end a connection before its sides do.
