@@ -21,6 +21,7 @@
 //!   else the connection closes.
 //! * A client that closed its sending half still gets its answer.
 
+mod check;
 mod client;
 mod connection;
 mod fields;
@@ -38,6 +39,7 @@ mod writer;
 
 use std::time::Duration;
 
+pub use check::check;
 pub use connection::Connection;
 
 /// What a connection permits its peer.

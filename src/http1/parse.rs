@@ -278,7 +278,8 @@ pub(super) fn trailers(buf: &[u8], block: &mut HeaderBlock) -> Result<Option<usi
         Ok(Status::Partial) => return Ok(None),
         Err(error) => return Err(wrong(error)),
     };
-    if buf.get(bytes - 2) != Some(&b'\r') {
+    // The whole of it may be a line feed.
+    if bytes.checked_sub(2).and_then(|at| buf.get(at)) != Some(&b'\r') {
         return Err(StreamError::Malformed("a line ends with a bare line feed"));
     }
     let seen = fields::read(buf, headers, block).map_err(StreamError::Malformed)?;

@@ -536,6 +536,10 @@ mod tests {
             Outlook::Stay
         }
 
+        fn is_cut_off(&self) -> bool {
+            false
+        }
+
         fn standing(&self) -> Outlook {
             Outlook::Stay
         }

@@ -114,7 +114,7 @@ pub(super) struct Far {
     leased: Cell<usize>,
     refused: OnceCell<String>,
     /// Told when the peer has said what it permits, or never will.
-    settled: Notify,
+    settled: Box<Notify>,
     settling: Cell<bool>,
     _own: Option<OwnSocket>,
 }
@@ -424,7 +424,7 @@ async fn open(
         idle_since: Cell::new(Instant::now()),
         leased: Cell::new(0),
         refused: OnceCell::new(),
-        settled: Notify::new(),
+        settled: Box::default(),
         settling: Cell::new(true),
         _own: own,
     };

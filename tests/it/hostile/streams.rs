@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Bystanders, check_unharmed,
     wire::{
-        self, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+        self, ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
         frame, settings,
     },
 };
@@ -103,6 +103,9 @@ async fn read_raw(socket: &mut TcpStream) -> usize {
         match head[3] {
             DATA => (all, owed) = (all + payload.len(), owed + length),
             HEADERS if head[4] & END_STREAM > 0 => return all,
+            PING if head[4] & ACK == 0 => {
+                socket.write_all(&frame(PING, ACK, 0, &payload)).await.expect("open");
+            }
             HEADERS | SETTINGS | WINDOW_UPDATE | PING => {}
             other => panic!("a frame of type {other} after {all} bytes: {payload:?}"),
         }
@@ -126,7 +129,8 @@ async fn a_million_messages_survive_a_reader_that_stalls() {
     let mut socket = TcpStream::connect(pair.client.address("outbound")).await.expect("connects");
     let body = frame(DATA, END_STREAM, 1, &[0; 5]);
     let head = frame(HEADERS, END_HEADERS, 1, &wire::call("Count"));
-    let start = [PREFACE, &settings(&[]), &head, &body].concat();
+    let acknowledged = frame(SETTINGS, ACK, 0, &[]);
+    let start = [PREFACE, &settings(&[]), &acknowledged, &head, &body].concat();
     socket.write_all(&start).await.expect("taken");
     // It reads nothing until nothing moves any more, so that every buffer on the way is full.
     let moved = async || {
