@@ -10,7 +10,7 @@ mod head;
 mod name;
 
 pub(crate) use block::FIELD_OVERHEAD;
-pub use block::{Field, HeaderBlock, Mark};
+pub use block::{Field, HeaderBlock, Mark, Slice};
 pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};
 pub use name::Token;

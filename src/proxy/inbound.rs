@@ -1,11 +1,12 @@
 //! To the application: which of its ports is meant, whether the caller may, and on what terms. SNI
 //! names the port and nothing else; a plaintext caller's authority does.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{
     connection::{Origin, Side},
     core::{Core, Running},
+    plan::Plan,
     route::Route,
 };
 use crate::{
@@ -22,18 +23,19 @@ use crate::{
 ///
 /// # Errors
 /// Whatever keeps it from going there, with the policy that denied it.
-pub(super) async fn route(
+pub(super) fn plan(
     origin: &Origin,
+    running: &Arc<Running>,
     head: &Head<'_>,
+    grpc: bool,
     policy: &mut Name,
-) -> Result<Route, Rejection> {
-    let core = &origin.worker.core;
-    if let Some(running) = core.load().as_ref() {
-        return decide(origin, running, head, policy);
+) -> Result<Rc<Plan>, Rejection> {
+    let plan = Rc::new(decide(origin, running, head, policy)?);
+    if grpc {
+        // No rule looks at other fields than the path.
+        origin.worker.memory.plans.note(origin, running, head, &plan);
     }
-    let first = core.first_answer(|running| Ok(Some(Arc::clone(running))));
-    let running = Box::pin(first).await?;
-    decide(origin, &running, head, policy)
+    Ok(plan)
 }
 
 /// `x-forwarded-client-cert`: who called, for the application.
@@ -50,16 +52,16 @@ fn decide(
     running: &Running,
     head: &Head<'_>,
     policy: &mut Name,
-) -> Result<Route, Rejection> {
+) -> Result<Plan, Rejection> {
     let port = port(running, &origin.side, head)?;
-    authorize(&origin.worker.core, running, &origin.side, head, port, policy)?;
+    let decisions = authorize(&origin.worker.core, running, &origin.side, head, port, policy)?;
     let none = || Rejection::unseen(Reason::Internal, "a port without an application");
     let entry = Arc::clone(running.table.app(port.number).ok_or_else(none)?);
     let bulkhead = running.snapshot.inbound.caller_bulkhead.as_ref().map(|limits| {
         let found = || running.table.caller(&origin.caller, limits);
         (Arc::clone(origin.once.bulkhead.get_or_init(found)), limits.wait_max)
     });
-    Ok(Route {
+    let route = Route {
         entry,
         port: port.number,
         protocol: port.protocol,
@@ -69,7 +71,8 @@ fn decide(
         to_app: true,
         authority: None,
         revision: running.snapshot.revision,
-    })
+    };
+    Ok(Plan { policy: policy.clone(), decisions, ..Plan::new(route, head) })
 }
 
 fn port<'a>(
@@ -105,21 +108,25 @@ fn authorize(
     head: &Head<'_>,
     port: &InboundPort,
     policy: &mut Name,
-) -> Result<(), Rejection> {
+) -> Result<&'static [Decision], Rejection> {
     let snapshot = &running.snapshot;
     let peer = side.peer().map(|peer| &peer.id);
     let decision = authz::decide(&snapshot.inbound, &snapshot.mesh, peer, head, port);
     if let Some(name) = decision.policy {
-        *policy = name.into();
+        // A text of its own, which this worker alone counts the users of.
+        *policy = (&**name).into();
     }
+    let Some(reason) = decision.reason() else {
+        return Ok(if decision.audited {
+            &[Decision::Audited, Decision::Allowed]
+        } else {
+            &[Decision::Allowed]
+        });
+    };
     let metrics = core.telemetry.metrics();
     if decision.audited {
         metrics.decision(Decision::Audited);
     }
-    let Some(reason) = decision.reason() else {
-        metrics.decision(Decision::Allowed);
-        return Ok(());
-    };
     metrics.decision(Decision::Denied);
     let who = peer.map_or("a caller without an identity", |peer| peer.as_str());
     let by = decision.policy.map_or("the mesh's default", |name| name);

@@ -37,6 +37,7 @@ mod lane;
 mod link;
 mod memory;
 mod outbound;
+mod plan;
 mod pool;
 mod request;
 mod route;
