@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::{
     backend::{PLAIN, UNARY},
     handshake,
-    pair::Pair,
+    pair::{Kind, Pair},
     process::Place,
     streams,
 };
@@ -45,6 +45,14 @@ impl Workload {
             Self::C => "c: HTTP/1.1 GET, 32 connections",
             Self::H => "h: new mTLS connections (server's sidecar only)",
         }
+    }
+}
+
+impl Workload {
+    /// Whether it is driven through a pair of this kind: that every request is sampled and logged is
+    /// measured by the first one only.
+    pub(crate) fn is_for(self, kind: Kind) -> bool {
+        kind != Kind::OutriggerAll || self == Self::A
     }
 }
 

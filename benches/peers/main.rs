@@ -1,6 +1,7 @@
 //! What a pair of sidecars costs, beside Envoy and HAProxy: the same topology (client, sidecar, mutual
 //! TLS with HTTP/2, sidecar, server, all on loopback), the same features (20 routes, authorization,
-//! metrics, trace context with 1% sampled) and the same load for each, in turn. What is measured is
+//! metrics, trace context with 1% sampled) and the same load for each, in turn; the first load also
+//! through a pair of ours that samples and logs every request. What is measured is
 //! the CPU time of the two sidecars from `/proc`, divided by the requests that succeeded; that is
 //! steadier than throughput on a machine that does other things too. Absolute numbers still drift
 //! from hour to hour: compare within one run.
@@ -97,7 +98,8 @@ async fn compare(options: &Options) -> Result<()> {
     }
     let mut report = Report::new(&pairs);
     if !options.no_memory {
-        for (place_of, pair) in pairs.iter().enumerate() {
+        let plain = |(_, pair): &(usize, &Pair)| pair.kind != Kind::OutriggerAll;
+        for (place_of, pair) in pairs.iter().enumerate().filter(plain) {
             eprintln!("memory of {}", pair.name);
             let found = memory::measure(&place, pair).await;
             report.memory(place_of, found.with_context(|| pair.name.clone())?);
@@ -111,6 +113,9 @@ async fn compare(options: &Options) -> Result<()> {
     for round in 1..=options.rounds {
         for workload in workloads {
             for (place_of, pair) in pairs.iter().enumerate() {
+                if !workload.is_for(pair.kind) {
+                    continue;
+                }
                 let what = format!("round {round}, {}, {}", workload.name(), pair.name);
                 // Who can not take a load at all is missing in that place of the table.
                 match load::drive(*workload, &place, pair, time).await {
@@ -135,14 +140,16 @@ fn programs(options: &Options) -> Result<Vec<(String, Kind, PathBuf)>> {
             (Kind::Envoy, Some(envoy)) => envoy.clone(),
             (Kind::Envoy, None) => pair::bring_envoy()?,
             (Kind::Haproxy, _) => options.haproxy.clone(),
-            (Kind::Outrigger, _) => continue,
+            (Kind::Outrigger | Kind::OutriggerAll, _) => continue,
         };
         programs.push((format!("{kind:?}"), *kind, program));
     }
     for given in &options.outrigger {
         let (name, program) = given.split_once('=').unwrap_or(("Outrigger", given));
         let program = std::fs::canonicalize(program).with_context(|| program.to_owned())?;
-        programs.push((name.to_owned(), Kind::Outrigger, program));
+        programs.push((name.to_owned(), Kind::Outrigger, program.clone()));
+        let all = format!("{name}, all sampled and logged");
+        programs.push((all, Kind::OutriggerAll, program));
     }
     Ok(programs)
 }

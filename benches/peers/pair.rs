@@ -23,11 +23,15 @@ pub(crate) enum Kind {
     Envoy,
     Haproxy,
     Outrigger,
+    /// Ours once more, with every request sampled and logged.
+    #[value(skip)]
+    OutriggerAll,
 }
 
 /// Two sidecars that run.
 pub(crate) struct Pair {
     pub(crate) name: String,
+    pub(crate) kind: Kind,
     /// Where gRPC goes in, and where plain HTTP does.
     pub(crate) grpc: SocketAddr,
     pub(crate) plain: SocketAddr,
@@ -49,11 +53,11 @@ impl Pair {
             certificate(place, owner)?;
         }
         let program = program.display().to_string();
-        let start = Start { place, name, program, backend };
+        let start = Start { place, name, kind, program, backend };
         match kind {
             Kind::Envoy => start.plain_pair(&envoy_command, &envoy).await,
             Kind::Haproxy => start.plain_pair(&haproxy_command, &haproxy).await,
-            Kind::Outrigger => start.outrigger().await,
+            Kind::Outrigger | Kind::OutriggerAll => start.outrigger().await,
         }
     }
 
@@ -109,6 +113,7 @@ fn certificate(place: &Place, owner: &str) -> Result<()> {
 struct Start<'a> {
     place: &'a Place,
     name: &'a str,
+    kind: Kind,
     program: String,
     backend: SocketAddr,
 }
@@ -149,6 +154,7 @@ impl Start<'_> {
         let (caller, server) = (started.pop(), started.pop());
         Ok(Pair {
             name: self.name.to_owned(),
+            kind: self.kind,
             grpc,
             plain: grpc,
             inbound,
@@ -179,7 +185,8 @@ impl Start<'_> {
             address(&all[service]).with_context(|| format!("{service} in {at}"))
         };
         let (grpc, plain) = (upstream("echo:9090")?, upstream("echo:8080")?);
-        Ok(Pair { name: self.name.to_owned(), grpc, plain, inbound, caller, server })
+        let (name, kind) = (self.name.to_owned(), self.kind);
+        Ok(Pair { name, kind, grpc, plain, inbound, caller, server })
     }
 
     async fn sidecar(
@@ -190,7 +197,16 @@ impl Start<'_> {
         more: &[String],
     ) -> Result<(Process, serde_json::Value)> {
         let name = format!("{}-{role}", self.name);
-        let mesh = MESH.replace("@BACKEND@", &self.backend.to_string());
+        let all = self.kind == Kind::OutriggerAll;
+        let (tracing, log) = if all {
+            ("sampling: 100%, maxPerSecond: 1000000/s", "All")
+        } else {
+            ("sampling: 1%", "Errors")
+        };
+        let mesh = MESH
+            .replace("@BACKEND@", &self.backend.to_string())
+            .replace("@TRACING@", tracing)
+            .replace("@LOG@", log);
         let file = self.place.write(&format!("{name}.yaml"), mesh + yaml)?;
         let ready = self.place.path(&format!("{name}.ready"));
         let open = format!("exec \"$@\" 3>>{}", ready.display());
@@ -224,8 +240,8 @@ const MESH: &str = "apiVersion: outrigger.dev/v1
 kind: Mesh
 metadata: {name: mesh}
 spec:
-  tracing: {sampling: 1%, otlp: \"http://@BACKEND@\"}
-  accessLog: {mode: Errors}
+  tracing: {@TRACING@, otlp: \"http://@BACKEND@\"}
+  accessLog: {mode: @LOG@}
 ---
 ";
 

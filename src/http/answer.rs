@@ -42,6 +42,7 @@ impl Rejection {
 
 /// To whom an answer goes, and how much it may say.
 #[derive(Debug, Clone, Copy)]
+#[repr(Rust, packed(8))]
 pub struct Audience {
     /// Whether the request was a gRPC call.
     pub grpc: bool,

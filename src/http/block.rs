@@ -44,6 +44,14 @@ pub struct Mark {
     bytes: usize,
 }
 
+/// Where a value is. It can be read there until the block is cleared, also when its field has been
+/// removed or replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slice {
+    start: u32,
+    length: u32,
+}
+
 /// One field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -261,6 +269,18 @@ impl HeaderBlock {
     /// The same as text; a value that is no UTF-8 is none.
     pub fn text(&self, token: Token) -> Option<&str> {
         self.get(token).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Where the first value of a known field is.
+    pub fn slice_of(&self, token: Token) -> Option<Slice> {
+        let entry = self.fields.iter().find(|entry| entry.token == token)?;
+        Some(Slice { start: entry.start + entry.name, length: entry.value })
+    }
+
+    /// What is there.
+    pub fn slice(&self, slice: Slice) -> &[u8] {
+        let start = slice.start as usize;
+        self.bytes.get(start..start + slice.length as usize).unwrap_or_default()
     }
 
     /// All values of a known field, in order.

@@ -14,7 +14,7 @@ pub const REASON: &str = "outrigger-reason";
 /// removed by naming them in `Connection`. Makes one field of the parts into which HTTP/2 lets a
 /// cookie be cut.
 pub fn strip_head(fields: &mut HeaderBlock, own: impl Fn(Token) -> bool) {
-    if is_clean(fields, &own) {
+    if has_none_of(fields, &own) {
         return;
     }
     let mut cookies = 0;
@@ -35,40 +35,90 @@ pub fn strip_head(fields: &mut HeaderBlock, own: impl Fn(Token) -> bool) {
 /// Removes from trailers what only a head may say (RFC 9110 section 6.5.1), and what is the mesh's to
 /// say: some servers read trailers as if they had come with the head.
 pub fn strip_trailers(fields: &mut HeaderBlock) {
-    strip_head(fields, |token| {
-        matches!(
-            token,
-            Token::Host
-                | Token::ContentLength
-                | Token::Te
-                | Token::Trailer
-                | Token::XForwardedClientCert
-        )
-    });
+    if are_clean(fields) {
+        return;
+    }
+    strip_head(fields, is_of_head);
     fields.remove(Token::Te);
 }
 
+/// What no trailers may say.
+fn is_of_head(token: Token) -> bool {
+    matches!(
+        token,
+        Token::Host
+            | Token::ContentLength
+            | Token::Te
+            | Token::Trailer
+            | Token::XForwardedClientCert
+    )
+}
+
+/// Whether [`strip_head`] would find nothing in a head.
+pub fn is_clean(fields: &HeaderBlock) -> bool {
+    has_none_of(fields, |_| false)
+}
+
+/// Whether [`strip_trailers`] would find nothing in trailers.
+pub fn are_clean(fields: &HeaderBlock) -> bool {
+    has_none_of(fields, is_of_head)
+}
+
+/// What makes a closer look at a head necessary.
+mod class {
+    use super::{Token, is_of_hop};
+
+    /// It goes out.
+    pub(super) const OUT: u8 = 1;
+    /// It stays if it is alone and says `trailers`.
+    pub(super) const TE: u8 = 2;
+    /// It stays if it is alone.
+    pub(super) const COOKIE: u8 = 4;
+    /// It goes out if its name is the mesh's.
+    pub(super) const OTHER: u8 = 8;
+
+    /// By token.
+    pub(super) static OF: [u8; Token::COUNT] = {
+        let mut table = [0; Token::COUNT];
+        let mut index = 0;
+        while index < Token::COUNT {
+            let token = Token::ALL[index];
+            table[index] = match token {
+                Token::Te => TE,
+                Token::Cookie => COOKIE,
+                Token::Other => OTHER,
+                Token::OutriggerReason | Token::OutriggerUnseen | Token::Connection => OUT,
+                token if is_of_hop(token) => OUT,
+                _ => 0,
+            };
+            index += 1;
+        }
+        table
+    };
+}
+
 /// Whether there is nothing to take out, as in most heads.
-fn is_clean(fields: &HeaderBlock, own: impl Fn(Token) -> bool) -> bool {
-    let (mut cookies, mut codings) = (0, 0);
-    let clean = fields.tokens().enumerate().all(|(index, token)| match token {
-        Token::Te => {
-            codings += 1;
-            fields.at(index).value == b"trailers"
-        }
-        Token::Cookie => {
-            cookies += 1;
-            true
-        }
-        Token::Other => !is_of_mesh(fields.at(index).name),
-        Token::OutriggerReason | Token::OutriggerUnseen | Token::Connection => false,
-        token => !is_of_hop(token) && !own(token),
-    });
-    clean && cookies < 2 && codings < 2
+fn has_none_of(fields: &HeaderBlock, own: impl Fn(Token) -> bool) -> bool {
+    let (mut found, mut bad) = (0, false);
+    for token in fields.tokens() {
+        let class = class::OF[token as usize];
+        bad |= found & class & (class::TE | class::COOKIE) != 0 || own(token);
+        found |= class;
+    }
+    if bad || found & class::OUT != 0 {
+        return false;
+    }
+    let trailers = || fields.get(Token::Te) == Some(b"trailers");
+    (found & class::TE == 0 || trailers()) && (found & class::OTHER == 0 || !has_mesh_names(fields))
+}
+
+fn has_mesh_names(fields: &HeaderBlock) -> bool {
+    let others = fields.tokens().enumerate().filter(|(_, token)| *token == Token::Other);
+    others.map(|(index, _)| fields.at(index).name).any(is_of_mesh)
 }
 
 /// What concerns one connection, whatever it says.
-fn is_of_hop(token: Token) -> bool {
+const fn is_of_hop(token: Token) -> bool {
     matches!(
         token,
         Token::TransferEncoding

@@ -11,7 +11,7 @@ mod name;
 pub(crate) mod octets;
 
 pub(crate) use block::FIELD_OVERHEAD;
-pub use block::{Field, HeaderBlock, Mark};
+pub use block::{Field, HeaderBlock, Mark, Slice};
 pub use event::{ConnectionError, ErrorCode, Event, OpenError, StreamError};
 pub use head::{Fields, Head};
 pub use name::Token;

@@ -152,6 +152,9 @@ fn is_same_eight(known: &[u8; 8], name: &[u8; 8]) -> bool {
 }
 
 impl Token {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: &[Self] = TOKENS;
+
     /// How many there are, [`Token::Other`] included.
     pub const COUNT: usize = NAMES.len();
 

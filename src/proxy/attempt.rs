@@ -1,7 +1,13 @@
 //! One attempt of a request: pick an endpoint, take a place on a connection, send, wait for the head,
 //! and say what it means for the endpoint and for the request.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout};
 
@@ -10,10 +16,10 @@ use super::{
     destination::Entry,
     exchange::Exchange,
     fault,
-    headers::{self, Far},
+    headers::{self, Far, Said},
     lane::Lane,
     route::Route,
-    stream::{Answer, Caller, Upstream},
+    stream::{Answer, Caller, Lease, Upstream},
     watch::Watch,
 };
 use crate::{
@@ -24,7 +30,8 @@ use crate::{
         Verdict, deadline,
         retry::{Failure, Outcome, parse_pushback},
     },
-    telemetry::SpanContext,
+    snapshot::HeaderModifier,
+    telemetry::{Record, SpanContext},
 };
 
 /// What every attempt of one request has in common.
@@ -81,6 +88,9 @@ pub(super) struct Arrived<'a> {
     pub(super) head: HeaderBlock,
     /// Whether nothing follows it.
     pub(super) end: bool,
+    pub(super) status: u16,
+    /// The gRPC status that it says, of a gRPC call.
+    said: Option<GrpcCode>,
     pub(super) upstream: Upstream,
     pub(super) tried: Tried<'a>,
     /// Whether a sidecar answered, which is believed.
@@ -89,6 +99,13 @@ pub(super) struct Arrived<'a> {
     /// When it came.
     pub(super) at: Instant,
     _in_flight: InFlight<'a>,
+}
+
+/// A response's head as it came.
+struct Got {
+    head: HeaderBlock,
+    end: bool,
+    status: u16,
 }
 
 /// An endpoint that was tried, to be told what came of it, once.
@@ -132,114 +149,166 @@ impl<'a> Task<'a, '_> {
         backoff: Duration,
     ) -> Result<Arrived<'a>, Rejection> {
         let started = Instant::now();
-        let grpc = exchange.audience.grpc;
         let member = pick(self.route, exchange, started)?;
         let mut made = None;
         let none = || Rejection::unseen(Reason::Internal, "an endpoint without a way to it");
-        let lane = self.route.lane(member.place, grpc, &mut made).ok_or_else(none)?;
+        let lane = self.route.lane(member.place, exchange.audience.grpc, &mut made);
+        let lane = lane.ok_or_else(none)?;
         let span = exchange.attempt(Arc::clone(&lane.place), backoff, started);
         // Towards the own application there is no span of the attempt: what the application does
         // hangs on the request itself.
         let span = if self.route.to_app { exchange.record.span } else { span };
-        exchange.record.tls |= lane.is_mesh();
+        let from_sidecar = lane.is_mesh();
+        exchange.record.tls |= from_sidecar;
         let in_flight = member.load.begin();
         let mut tried = Tried::new(&self.route.entry, member);
-        let got = self.heads_in_time(exchange, lane, span, started).await;
-        let now = Instant::now();
-        let (upstream, mut head, end) = match got {
+        let end = self.end(started);
+        let lease = match exchange.origin.worker.pool.find(&lane.key, started) {
+            Some(lease) if !exchange.said.has(Said::PROTOCOL) => Ok(lease),
+            found => Box::pin(self.connect(exchange, lane, started, found)).await,
+        };
+        let before = self.seen.get();
+        let sent = lease.and_then(|lease| self.send(exchange, lease, span, before));
+        let got = match sent {
+            Ok(mut upstream) => {
+                let watch = &exchange.origin.worker.memory.watch;
+                let heads = poll_fn(|cx| self.poll_head(cx, &mut upstream, lane, before));
+                match watch.bound(end, heads).await {
+                    Ok(Ok(got)) => Ok((upstream, got)),
+                    Ok(Err(rejection)) => Err(rejection),
+                    Err(_) => Err(self.too_late(started)),
+                }
+            }
+            Err(rejection) => Err(rejection),
+        };
+        let (upstream, got) = match got {
             Ok(got) => got,
             Err(rejection) => {
+                let now = Instant::now();
                 tried.latency(started, true, now);
                 tried.observe(exchange.core(), Verdict::of_reason(rejection.reason), now);
                 exchange.attempted(0, None, Some(rejection.reason), now);
                 return Err(rejection);
             }
         };
-        let from_sidecar = lane.is_mesh();
+        let Got { mut head, end, status } = got;
         let far = headers::receive(&mut head, from_sidecar);
         self.seen.set(self.seen.get() || !far.unseen);
+        let said = if exchange.audience.grpc { grpc::status(&head) } else { None };
+        let at = upstream.last();
         let arrived = Arrived {
             head,
             end,
+            status,
+            said,
             upstream,
             tried,
             from_sidecar,
             far,
-            at: now,
+            at,
             _in_flight: in_flight,
         };
         Ok(arrived.observed(exchange, started))
     }
 
-    /// Bounds the exchange of heads by the attempt's own time and by the request's.
-    async fn heads_in_time(
-        &self,
-        exchange: &mut Exchange,
-        lane: &Lane,
-        span: SpanContext,
-        started: Instant,
-    ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
-        let own = self.route.settings().attempt_timeout;
-        let own = own.and_then(|timeout| started.checked_add(timeout));
-        let end = earlier(own, self.until.first());
-        let worker = std::rc::Rc::clone(&exchange.origin.worker);
-        let heads = self.exchange_heads(exchange, lane, span);
-        worker.memory.watch.bound(end, heads).await.unwrap_or_else(|_| {
-            Err(if own.is_some() && own == end {
-                Rejection::seen(Reason::AttemptTimeout, "the attempt took too long")
-            } else {
-                self.until.passed()
-            })
-        })
+    /// Until when the head must have come: the attempt's own time or the request's, whichever ends
+    /// first.
+    fn end(&self, started: Instant) -> Option<Instant> {
+        earlier(self.own_end(started), self.until.first())
     }
 
-    /// Connects, sends and waits for the head.
-    async fn exchange_heads(
+    fn own_end(&self, started: Instant) -> Option<Instant> {
+        let own = self.route.settings().attempt_timeout;
+        own.and_then(|timeout| started.checked_add(timeout))
+    }
+
+    fn too_late(&self, started: Instant) -> Rejection {
+        let own = self.own_end(started);
+        if own.is_some() && own == self.end(started) {
+            Rejection::seen(Reason::AttemptTimeout, "the attempt took too long")
+        } else {
+            self.until.passed()
+        }
+    }
+
+    /// Takes a place on a connection that has to be opened first, unless one was `found`, or whose peer
+    /// has to say first whether it takes such requests.
+    async fn connect(
+        &self,
+        exchange: &Exchange,
+        lane: &Lane,
+        started: Instant,
+        found: Option<Lease>,
+    ) -> Result<Lease, Rejection> {
+        let bound = self.route.entry.destination.settings.connect_timeout;
+        let worker = &exchange.origin.worker;
+        let leased = async {
+            let lease = match found {
+                Some(lease) => lease,
+                None => worker.pool.lease(&lane.key, bound).await?,
+            };
+            if exchange.said.has(Said::PROTOCOL) {
+                // In its SETTINGS (RFC 8441 section 3).
+                let _in_time = timeout(bound, lease.settled()).await;
+            }
+            Ok(lease)
+        };
+        let leased = worker.memory.watch.bound(self.end(started), leased).await;
+        let leased = leased.map_err(|_| self.too_late(started))?;
+        let draining = || exchange.core().inbound_drain.started();
+        leased.map_err(|error| self.route.not_connected(error, draining()))
+    }
+
+    /// Sends it. What is seen of it is not known until there is an answer.
+    fn send(
         &self,
         exchange: &mut Exchange,
-        lane: &Lane,
+        lease: Lease,
         span: SpanContext,
-    ) -> Result<(Upstream, HeaderBlock, bool), Rejection> {
-        let bound = self.route.entry.destination.settings.connect_timeout;
-        let leased = exchange.origin.worker.pool.lease(&lane.key, bound).await;
-        let draining = || exchange.core().inbound_drain.started();
-        let lease = leased.map_err(|error| self.route.not_connected(error, draining()))?;
-        if exchange.head.contains(Token::Protocol) {
-            // Whether it takes such requests it says in its SETTINGS (RFC 8441 section 3).
-            let _in_time = timeout(bound, lease.settled()).await;
-        }
-        let before = self.seen.get();
+        before: bool,
+    ) -> Result<Upstream, Rejection> {
         let sent = self.write(exchange, span, |head| {
             self.seen.set(true);
             lease.send(head, self.caller)
         })?;
-        let failed = |rejection: Rejection| {
-            let rejection = self.broken().unwrap_or(rejection);
-            // An attempt that is known to be unseen takes back what was assumed while it ran.
-            self.seen.set(before || !rejection.unseen);
-            rejection
-        };
-        let mut upstream = sent.map_err(|error| failed(fault::of_stream(error)))?;
+        sent.map_err(|error| self.failed(fault::of_stream(error), before))
+    }
+
+    fn failed(&self, rejection: Rejection, before: bool) -> Rejection {
+        let rejection = self.broken().unwrap_or(rejection);
+        // An attempt that is known to be unseen takes back what was assumed while it ran.
+        self.seen.set(before || !rejection.unseen);
+        rejection
+    }
+
+    /// Waits for the head, and passes on what comes before it.
+    fn poll_head(
+        &self,
+        cx: &Context<'_>,
+        upstream: &mut Upstream,
+        lane: &Lane,
+        before: bool,
+    ) -> Poll<Result<Got, Rejection>> {
         loop {
-            let answer = upstream.head().await;
-            let (mut head, end) = match answer {
+            let (mut head, end) = match ready!(upstream.poll_head(cx)) {
                 Ok(Answer::Final { head, end }) => (head, Some(end)),
                 Ok(Answer::Informational(head)) => (head, None),
-                Err(error) => return Err(failed(upstream.fault(error))),
+                Err(error) => return Poll::Ready(Err(self.failed(upstream.fault(error), before))),
             };
             match (head.status(), end) {
                 (102..=199, None) | (100, None) => {
                     headers::receive(&mut head, false);
                     self.caller.inform(&head);
                 }
-                (200.., Some(end)) => {
+                (status @ 200.., Some(end)) => {
                     // Until the head has been read it is not known whether the far sidecar saw it.
                     self.seen.set(before);
-                    return Ok((upstream, head, end));
+                    return Poll::Ready(Ok(Got { head, end, status }));
                 }
                 (status, _) => {
                     let what = format!("{} answered {status}", lane.key.to);
-                    return Err(Rejection::seen(Reason::UpstreamProtocol, what));
+                    let rejection = Rejection::seen(Reason::UpstreamProtocol, what);
+                    return Poll::Ready(Err(rejection));
                 }
             }
         }
@@ -252,10 +321,10 @@ impl<'a> Task<'a, '_> {
         span: SpanContext,
         send: impl FnOnce(&HeaderBlock) -> T,
     ) -> Result<T, Rejection> {
-        let Exchange { head, record, .. } = exchange;
+        let Record { head, trace_state, .. } = &mut exchange.record;
         let mark = head.mark();
         let until = self.until.deadline.map(|deadline| (deadline, Instant::now()));
-        let sent = headers::write_own(head, &span, &record.trace_state, until).map(|()| send(head));
+        let sent = headers::write_own(head, &span, trace_state, until).map(|()| send(head));
         head.truncate(mark);
         sent
     }
@@ -272,8 +341,12 @@ pub(super) fn pick<'a>(
     exchange: &Exchange,
     now: Instant,
 ) -> Result<&'a Member, Rejection> {
-    let attempts = exchange.record.attempts.iter();
-    let tried: Vec<&str> = attempts.map(|attempt| &*attempt.place.endpoint).collect();
+    let attempts = &exchange.record.attempts;
+    let tried: Vec<&str> = if attempts.is_empty() {
+        Vec::new()
+    } else {
+        attempts.iter().map(|attempt| &*attempt.place.endpoint).collect()
+    };
     let choice = Choice {
         balancing: route.entry.destination.settings.balancing,
         tried: &tried,
@@ -290,15 +363,14 @@ impl Arrived<'_> {
     /// Tells the record and the endpoint what the head says.
     fn observed(mut self, exchange: &mut Exchange, started: Instant) -> Self {
         let is_grpc = exchange.audience.grpc;
-        let status = self.head.status();
         let code = self.grpc_status(is_grpc);
-        exchange.attempted(status, code, self.far.reason, self.at);
+        exchange.attempted(self.status, code, self.far.reason, self.at);
         let verdict = match (self.far.reason, code) {
             (Some(reason), _) => Some(Verdict::of_reason(reason)),
             (None, Some(code)) => Some(Verdict::of_grpc(code)),
             // The status of a gRPC call comes with its last byte.
             (None, None) if is_grpc => None,
-            (None, None) => Some(Verdict::of_http(status)),
+            (None, None) => Some(Verdict::of_http(self.status)),
         };
         self.tried.latency(started, verdict == Some(Verdict::Failing), self.at);
         if let Some(verdict) = verdict {
@@ -307,24 +379,31 @@ impl Arrived<'_> {
         self
     }
 
+    /// Makes a route's changes to the head.
+    pub(super) fn modify<'m>(&mut self, modifiers: impl Iterator<Item = &'m HeaderModifier>) {
+        for modifier in modifiers {
+            headers::modify(&mut self.head, modifier);
+            if self.said.is_some() {
+                self.said = grpc::status(&self.head);
+            }
+        }
+    }
+
     /// The status of a gRPC call that has ended with its head.
     pub(super) fn grpc_status(&self, is_grpc: bool) -> Option<GrpcCode> {
         if !is_grpc {
             return None;
         }
-        let status = self.head.status();
-        grpc::status(&self.head).or_else(|| (status != 200).then(|| grpc::from_http(status)))
+        self.said.or_else(|| (self.status != 200).then(|| grpc::from_http(self.status)))
     }
 
     /// Why another attempt might do better, if one might.
-    pub(super) fn failure(&self, is_grpc: bool, unseen: bool) -> Option<Outcome> {
-        let status = self.head.status();
-        let code = grpc::status(&self.head).filter(|_| is_grpc);
-        let failure = match (self.far.reason, code) {
+    pub(super) fn failure(&self, unseen: bool) -> Option<Outcome> {
+        let failure = match (self.far.reason, self.said) {
             (Some(reason), _) => Failure::There(reason),
             (None, Some(GrpcCode::Ok)) => return None,
             (None, Some(code)) => Failure::Grpc(code),
-            (None, None) if (400..600).contains(&status) => Failure::Http(status),
+            (None, None) if (400..600).contains(&self.status) => Failure::Http(self.status),
             (None, None) => return None,
         };
         // gRFC A6.

@@ -160,7 +160,7 @@ impl Entry {
         member: usize,
         port: (u16, snapshot::Protocol),
         grpc: bool,
-        made: &'a mut Option<Lane>,
+        made: &'a mut Option<Box<Lane>>,
     ) -> Option<&'a Lane> {
         self.lanes.find(&self.destination, member, port, grpc, made)
     }

@@ -2,7 +2,7 @@
 //! load, lease, record) is held until then, and the stream ends when its time is up: a gRPC call by
 //! trailers that say why, everything else by a reset or a missing last chunk.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -63,9 +63,9 @@ impl Limits {
 /// Hands the response over, to its last byte.
 pub(super) async fn pass_on(telling: &mut Telling, arrived: Arrived<'_>, limits: Limits) {
     let grpc_status = arrived.grpc_status(telling.exchange.audience.grpc);
-    let Arrived { mut head, end, upstream, mut tried, from_sidecar, far, at, .. } = arrived;
+    let Arrived { mut head, end, status, upstream, mut tried, from_sidecar, far, at, .. } = arrived;
     let Telling { exchange, caller, upstream: passing } = telling;
-    exchange.record.http_status = head.status();
+    exchange.record.http_status = status;
     exchange.record.grpc_status = grpc_status;
     exchange.record.reason = far.reason;
     exchange.announce_end(&mut head);
@@ -76,8 +76,7 @@ pub(super) async fn pass_on(telling: &mut Telling, arrived: Arrived<'_>, limits:
         Ok(None)
     } else {
         upstream.pass_on(caller);
-        let worker = Rc::clone(&exchange.origin.worker);
-        last_byte(&worker.memory.watch, upstream, caller, limits, at).await
+        last_byte(&exchange.origin.worker.memory.watch, upstream, caller, limits, at).await
     };
     match ended {
         Ok(trailers) => finish(telling, &mut tried, trailers, from_sidecar),
@@ -140,7 +139,7 @@ fn finish(
     } else {
         Verdict::of_http(record.http_status)
     };
-    end_attempt(telling, now);
+    let passed = end_attempt(telling, now);
     tried.observe(telling.exchange.core(), verdict, now);
     if let Some(trailers) = trailers {
         telling.caller.trailers(&trailers);
@@ -148,7 +147,7 @@ fn finish(
             upstream.recycle(trailers);
         }
     }
-    telling.exchange.end_at(now);
+    telling.exchange.end_after(passed);
 }
 
 /// The stream ends otherwise: what it holds is let go, and the caller is told as far as can be.
@@ -160,10 +159,10 @@ fn fail(telling: &mut Telling, tried: &mut Tried<'_>, rejection: &Rejection) {
     if let Some(attempt) = telling.exchange.record.attempts.last_mut() {
         attempt.reason = Some(rejection.reason);
     }
-    end_attempt(telling, now);
+    let passed = end_attempt(telling, now);
     tried.observe(telling.exchange.core(), after_head(rejection.reason), now);
     say_why(telling.exchange.audience, &telling.caller, rejection);
-    telling.exchange.end_at(now);
+    telling.exchange.end_after(passed);
 }
 
 /// The time to end in order is up.
@@ -188,12 +187,13 @@ fn say_why(audience: Audience, caller: &Caller, rejection: &Rejection) {
     }
 }
 
-/// The last attempt lasts to the last byte.
-fn end_attempt(telling: &mut Telling, now: Instant) {
+/// The last attempt lasts to the last byte; gives how long the request took until then.
+fn end_attempt(telling: &mut Telling, now: Instant) -> Duration {
     let passed = now.saturating_duration_since(telling.exchange.started);
     if let Some(attempt) = telling.exchange.record.attempts.last_mut() {
         attempt.duration = passed.saturating_sub(attempt.started);
     }
+    passed
 }
 
 /// What the end of a stream says about its endpoint. It has answered, and how long a stream goes on is

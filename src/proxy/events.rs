@@ -41,7 +41,7 @@ impl Link {
                     self.begin(stream, head, end, now, refuse);
                 }
                 End::Near(host) => self.begin(stream, head, end, now, |one| host.serve(one)),
-                End::Far(_) => self.answer(stream, Head { head, end, informational: false }),
+                End::Far(_) => self.answer(stream, Head { head, end, informational: false }, now),
             },
             Event::Refused { stream, error, head } => {
                 if let End::Near(host) = &self.end {
@@ -51,7 +51,7 @@ impl Link {
                 }
             }
             Event::Informational { stream, head } => {
-                self.answer(stream, Head { head, end: false, informational: true });
+                self.answer(stream, Head { head, end: false, informational: true }, now);
             }
             Event::Data { stream, data, end } => match self.stream(stream) {
                 Some(stream) => stream.data(data, end, now),
@@ -109,9 +109,13 @@ impl Link {
     }
 
     /// A response's head came.
-    fn answer(&self, number: u32, head: Head) {
+    fn answer(&self, number: u32, head: Head, now: Instant) {
         let Some(stream) = self.stream(number) else { return };
-        stream.received.borrow_mut().push_head(head);
+        {
+            let mut received = stream.received.borrow_mut();
+            received.push_head(head);
+            received.last = now;
+        }
         stream.finish();
         stream.tell();
     }

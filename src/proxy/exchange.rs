@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::{
     connection::{Origin, Side},
     core::Core,
+    headers::Said,
+    plan::Plan,
     stream::Caller,
 };
 use crate::{
@@ -26,10 +28,10 @@ use crate::{
 pub(super) struct Exchange {
     /// From where it comes.
     pub(super) origin: Rc<Origin>,
-    /// Its head; what is sent on is made of it where it lies. It becomes the record's.
-    pub(super) head: HeaderBlock,
-    /// What is known of it.
+    /// What is known of it, and its head: what is sent on is made of it where it lies.
     pub(super) record: Record,
+    /// What the head had as it came.
+    pub(super) said: Said,
     /// When the head was read.
     pub(super) started: Instant,
     /// To whom answers go.
@@ -38,11 +40,12 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Begins with a head.
-    pub(super) fn begin(origin: &Rc<Origin>, head: HeaderBlock) -> Self {
+    /// Begins with a head that was read at `started`.
+    pub(super) fn begin(origin: &Rc<Origin>, head: HeaderBlock, started: Instant) -> Self {
         let core = &origin.worker.core;
+        let said = Said::of(&head);
         let grpc = is_grpc(&head);
-        let parent = parent(&head);
+        let parent = if said.has(Said::TRACEPARENT) { parent(&head) } else { None };
         let direction = origin.side.direction();
         let telemetry = &core.telemetry;
         let place = telemetry.begin(direction, parent, clock::since_epoch, || fastrand::u64(..));
@@ -50,7 +53,7 @@ impl Exchange {
         let inbound = matches!(origin.side, Side::Inbound { .. });
         let audience = Audience {
             grpc,
-            head: head.get(Token::Method) == Some(b"HEAD"),
+            head: !grpc && head.get(Token::Method) == Some(b"HEAD"),
             details: authenticated || !inbound,
             sidecar: authenticated,
             trace_id: place.span.trace_id,
@@ -67,7 +70,7 @@ impl Exchange {
             destination: if inbound { own.into() } else { Name::default() },
             port: 0,
             protocol: if grpc { "grpc" } else { origin.protocol() },
-            head: HeaderBlock::default(),
+            head,
             written_authority: None,
             grpc,
             route: None,
@@ -87,19 +90,27 @@ impl Exchange {
             stream: false,
             revision: 0,
         };
-        Self {
-            origin: Rc::clone(origin),
-            head,
-            record,
-            started: Instant::now(),
-            audience,
-            closed: false,
-        }
+        Self { origin: Rc::clone(origin), record, said, started, audience, closed: false }
     }
 
     /// What all workers share.
     pub(super) fn core(&self) -> &Core {
         &self.origin.worker.core
+    }
+
+    /// Notes where it goes.
+    pub(super) fn goes(&mut self, plan: &Plan) {
+        let Plan { route, destination, policy, decisions, .. } = plan;
+        let metrics = self.origin.worker.core.telemetry.metrics();
+        decisions.iter().for_each(|decision| metrics.decision(*decision));
+        let record = &mut self.record;
+        if !route.to_app {
+            record.destination = destination.clone();
+        }
+        record.policy = policy.clone();
+        record.port = route.port;
+        record.route = route.rule.as_ref().map(|rule| Arc::clone(&rule.id));
+        record.revision = route.revision;
     }
 
     /// Notes an attempt that begins now, and gives its span.
@@ -174,12 +185,16 @@ impl Exchange {
 
     /// The same at a time that is known.
     pub(super) fn end_at(&mut self, now: Instant) {
+        self.end_after(now.saturating_duration_since(self.started));
+    }
+
+    /// The same after a time that is known.
+    pub(super) fn end_after(&mut self, duration: Duration) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         let record = &mut self.record;
-        record.head = std::mem::take(&mut self.head);
-        record.duration = now.saturating_duration_since(self.started);
+        record.duration = duration;
         if let Some(attempt) = record.attempts.last_mut()
             && attempt.duration.is_zero()
         {

@@ -8,13 +8,48 @@ use crate::{
     http::{
         Head, HeaderBlock, Token,
         answer::Rejection,
-        fields::{strip_head, strip_trailers},
+        fields::{are_clean, is_clean, strip_head, strip_trailers},
     },
     reason::Reason,
     resilience::deadline,
     snapshot::HeaderModifier,
     telemetry::{SpanContext, trace},
 };
+
+/// What a request's head has of that which its story asks for, found out in one pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said(u8);
+
+impl Said {
+    pub(super) const HOST: u8 = 1;
+    pub(super) const PROTOCOL: u8 = 2;
+    pub(super) const TRACEPARENT: u8 = 4;
+    /// What every attempt writes anew.
+    pub(super) const OWN: u8 = 8;
+    pub(super) const GRPC_TIMEOUT: u8 = 16;
+    pub(super) const CLIENT_CERT: u8 = 32;
+
+    const OF: [u8; Token::COUNT] = {
+        let mut table = [0; Token::COUNT];
+        table[Token::Host as usize] = Self::HOST;
+        table[Token::Protocol as usize] = Self::PROTOCOL;
+        table[Token::Traceparent as usize] = Self::TRACEPARENT | Self::OWN;
+        table[Token::Tracestate as usize] = Self::OWN;
+        table[Token::GrpcTimeout as usize] = Self::GRPC_TIMEOUT;
+        table[Token::XForwardedClientCert as usize] = Self::CLIENT_CERT;
+        table
+    };
+
+    pub(super) fn of(head: &HeaderBlock) -> Self {
+        static OF: [u8; Token::COUNT] = Said::OF;
+        Self(head.tokens().fold(0, |said, token| said | OF[token as usize]))
+    }
+
+    /// Whether there is any of these.
+    pub(super) fn has(self, any: u8) -> bool {
+        self.0 & any != 0
+    }
+}
 
 /// Host and port that the caller means. HTTP/1.1's absolute form and HTTP/2's `:authority` come
 /// before `Host` (RFC 9112 section 3.2.2).
@@ -36,8 +71,9 @@ pub(super) fn authority(head: &HeaderBlock) -> Result<&str, Rejection> {
 /// The head as decisions read it.
 ///
 /// # Errors
-/// When its method or path is none.
-pub(super) fn view<'a>(head: &'a HeaderBlock, authority: &'a str) -> Result<Head<'a>, Rejection> {
+/// When its authority or path is none.
+pub(super) fn view(head: &HeaderBlock) -> Result<Head<'_>, Rejection> {
+    let authority = authority(head)?;
     let malformed = || Rejection::unseen(Reason::Malformed, "the path is malformed");
     let target = head.text(Token::Path).filter(|path| is_path(path)).ok_or_else(malformed)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -102,6 +138,9 @@ pub(super) struct Far {
 /// Takes the fields of one hop and of the mesh out of a response's head, and reads the latter where
 /// they come from an authenticated sidecar. Only the reason goes on, to the application.
 pub(super) fn receive(head: &mut HeaderBlock, from_sidecar: bool) -> Far {
+    if is_clean(head) {
+        return Far::default();
+    }
     let reason = reason(head).filter(|_| from_sidecar);
     let unseen = reason.is_some() && head.get(Token::OutriggerUnseen) == Some(b"1");
     strip_head(head, |_| false);
@@ -113,6 +152,9 @@ pub(super) fn receive(head: &mut HeaderBlock, from_sidecar: bool) -> Far {
 
 /// The same of trailers: a call that a far sidecar ended after its head was out.
 pub(super) fn receive_trailers(trailers: &mut HeaderBlock, from_sidecar: bool) -> Option<Reason> {
+    if are_clean(trailers) {
+        return None;
+    }
     let reason = reason(trailers).filter(|_| from_sidecar);
     strip_trailers(trailers);
     if let Some(reason) = reason {
@@ -196,10 +238,10 @@ mod tests {
             ("/x#y", None),
             ("/\u{7f}", None),
         ] {
-            let head = block(&[(":method", "GET")]);
+            let head = block(&[(":method", "GET"), (":authority", "orders")]);
             let mut head = head;
             head.set(Token::Path, target.as_bytes());
-            let found = view(&head, "orders").ok().map(|head| (head.path, head.query));
+            let found = view(&head).ok().map(|head| (head.path, head.query));
             assert_eq!(found, expected, "{target:?}");
         }
     }

@@ -1,11 +1,12 @@
 //! To the application: which of its ports is meant, whether the caller may, and on what terms. SNI
 //! names the port and nothing else; a plaintext caller's authority does.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{
     connection::{Origin, Side},
     core::{Core, Running},
+    plan::Plan,
     route::Route,
 };
 use crate::{
@@ -22,18 +23,19 @@ use crate::{
 ///
 /// # Errors
 /// Whatever keeps it from going there, with the policy that denied it.
-pub(super) async fn route(
+pub(super) fn plan(
     origin: &Origin,
+    running: &Arc<Running>,
     head: &Head<'_>,
+    grpc: bool,
     policy: &mut Name,
-) -> Result<Route, Rejection> {
-    let core = &origin.worker.core;
-    if let Some(running) = core.load().as_ref() {
-        return decide(origin, running, head, policy);
+) -> Result<Rc<Plan>, Rejection> {
+    let plan = Rc::new(decide(origin, running, head, policy)?);
+    if grpc {
+        // No rule looks at other fields than the path.
+        origin.worker.memory.plans.note(origin, running, head, &plan);
     }
-    let first = core.first_answer(|running| Ok(Some(Arc::clone(running))));
-    let running = Box::pin(first).await?;
-    decide(origin, &running, head, policy)
+    Ok(plan)
 }
 
 /// The same of a connection whose bytes nobody reads. It may go to ports that take bytes, or that do
@@ -48,7 +50,10 @@ pub(super) async fn connection(origin: &Origin, policy: &mut Name) -> Result<Rou
         let what = format!("port {} takes HTTP requests and no opaque bytes", port.number);
         return Err(Rejection::unseen(Reason::NoRoute, what));
     }
-    authorize(&origin.worker.core, &running, &origin.side, None, port, policy)?;
+    let core = &origin.worker.core;
+    for decision in authorize(core, &running, &origin.side, None, port, policy)? {
+        core.telemetry.metrics().decision(*decision);
+    }
     to(origin, &running, port)
 }
 
@@ -66,10 +71,12 @@ fn decide(
     running: &Running,
     head: &Head<'_>,
     policy: &mut Name,
-) -> Result<Route, Rejection> {
+) -> Result<Plan, Rejection> {
     let port = port(running, &origin.side, Some(head))?;
-    authorize(&origin.worker.core, running, &origin.side, Some(head), port, policy)?;
-    to(origin, running, port)
+    let core = &origin.worker.core;
+    let decisions = authorize(core, running, &origin.side, Some(head), port, policy)?;
+    let route = to(origin, running, port)?;
+    Ok(Plan { policy: policy.clone(), decisions, ..Plan::new(route, head) })
 }
 
 fn to(origin: &Origin, running: &Running, port: &InboundPort) -> Result<Route, Rejection> {
@@ -125,7 +132,7 @@ fn authorize(
     head: Option<&Head<'_>>,
     port: &InboundPort,
     policy: &mut Name,
-) -> Result<(), Rejection> {
+) -> Result<&'static [Decision], Rejection> {
     let snapshot = &running.snapshot;
     let peer = side.peer().map(|peer| &peer.id);
     let decision = match head {
@@ -133,16 +140,20 @@ fn authorize(
         None => authz::decide_connection(&snapshot.inbound, &snapshot.mesh, peer, port),
     };
     if let Some(name) = decision.policy {
-        *policy = name.into();
+        // A text of its own, which this worker alone counts the users of.
+        *policy = (&**name).into();
     }
+    let Some(reason) = decision.reason() else {
+        return Ok(if decision.audited {
+            &[Decision::Audited, Decision::Allowed]
+        } else {
+            &[Decision::Allowed]
+        });
+    };
     let metrics = core.telemetry.metrics();
     if decision.audited {
         metrics.decision(Decision::Audited);
     }
-    let Some(reason) = decision.reason() else {
-        metrics.decision(Decision::Allowed);
-        return Ok(());
-    };
     metrics.decision(Decision::Denied);
     let who = peer.map_or("a caller without an identity", |peer| peer.as_str());
     let by = decision.policy.map_or("the mesh's default", |name| name);

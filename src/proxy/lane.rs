@@ -79,14 +79,15 @@ impl Lanes {
         member: usize,
         port: (u16, Protocol),
         grpc: bool,
-        made: &'a mut Option<Lane>,
+        made: &'a mut Option<Box<Lane>>,
     ) -> Option<&'a Lane> {
         if let Some((_, pairs)) = self.ports.iter().find(|(number, _)| *number == port.0) {
             let pair = pairs.get(member)?;
             return Some(pair.other.as_ref().filter(|_| !grpc).unwrap_or(&pair.grpc));
         }
         let endpoint = destination.endpoints.get(member)?;
-        Some(made.insert(lane(&destination.name, endpoint, port, grpc, self.detour.as_ref())))
+        let lane = lane(&destination.name, endpoint, port, grpc, self.detour.as_ref());
+        Some(made.insert(Box::new(lane)))
     }
 }
 

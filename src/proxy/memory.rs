@@ -9,7 +9,12 @@ use std::{
 
 use rustc_hash::FxBuildHasher;
 
-use super::{core::Running, destination::Entry, watch::Watch};
+use super::{
+    core::Running,
+    destination::Entry,
+    plan::{Plans, ScopeNumber},
+    watch::Watch,
+};
 use crate::resilience::Bulkhead;
 
 /// Authorities that a worker remembers.
@@ -22,6 +27,8 @@ const NAME_BYTES_MAX: usize = 256;
 pub(super) struct Memory {
     /// The limits of its requests.
     pub(super) watch: Watch,
+    /// What was decided about calls.
+    pub(super) plans: Plans,
     names: RefCell<Names>,
 }
 
@@ -34,6 +41,8 @@ pub(super) struct Once {
     pub(super) authority: OnceCell<Box<str>>,
     /// The caller's places.
     pub(super) bulkhead: OnceCell<Arc<Bulkhead>>,
+    /// For whom its decisions hold.
+    pub(super) scope: ScopeNumber,
 }
 
 #[derive(Default)]

@@ -42,6 +42,7 @@ mod link;
 mod memory;
 mod opaque;
 mod outbound;
+mod plan;
 mod pool;
 mod relay;
 mod request;

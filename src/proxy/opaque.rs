@@ -30,7 +30,7 @@ use super::{
     io::Socket,
     pool::How,
     relay::{Broken, Passed, Relay},
-    request,
+    request::{self, Place},
     route::Route,
     settings::TUNNEL_IDLE_MAX,
     stream::Caller,
@@ -101,7 +101,7 @@ pub(super) fn begin(origin: &Rc<Origin>, authority: &str) -> Exchange {
     let mut head = HeaderBlock::new();
     head.push_token(Token::Method, b"CONNECT");
     head.push_token(Token::Authority, authority.as_bytes());
-    Exchange::begin(origin, head)
+    Exchange::begin(origin, head, Instant::now())
 }
 
 /// Passes a connection of the application to a service.
@@ -208,7 +208,13 @@ async fn carry(exchange: &mut Exchange, route: &Route, near: Near, trust: Option
     exchange.record.route = route.rule.as_ref().map(|rule| Arc::clone(&rule.id));
     let connected = async {
         let until = Until { deadline: None, request: None };
-        let permit = request::admit(exchange, route, &until).await?;
+        let permit = match request::admit(route)? {
+            Place::Free => None,
+            Place::Taken(permit) => Some(permit),
+            Place::Queued(waiter, wait_max) => {
+                Some(request::queue(exchange, route, waiter, wait_max, &until).await?)
+            }
+        };
         let budget = &route.entry.destination.settings.budget;
         route.entry.budget.count_request(budget, Instant::now().into_std());
         Ok((permit, connect(exchange, route).await?))

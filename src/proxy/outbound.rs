@@ -1,7 +1,7 @@
 //! From the application: which service its authority means, which rule matches, which backend the
 //! request gets. The first use of a service asks for it and waits a bounded time.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -10,12 +10,13 @@ use super::{
     core::{Core, Running},
     destination::Entry,
     memory::Meaning,
+    plan::Plan,
     route::Route,
 };
 use crate::{
     http::{Head, answer::Rejection},
     reason::Reason,
-    routing::{self, Authority, Resolution},
+    routing::{self, Authority, Resolution, Selected},
     snapshot::{Protocol, Rule},
     units::ServiceName,
 };
@@ -99,36 +100,60 @@ fn want(core: &Core, wanted: &mut Option<ServiceName>, service: ServiceName) {
 }
 
 /// Where a request from the application goes. Where a listener leads to one service, `head` has that
-/// service's authority.
+/// service's authority. `None`: what the authority means was not found out on this configuration, or
+/// something is to be asked for.
 ///
 /// # Errors
 /// Whatever keeps it from going anywhere.
-pub(super) async fn route(origin: &Origin, head: &Head<'_>) -> Result<Route, Rejection> {
-    let random = fastrand::u64(..);
-    if let Some(route) = known(origin, head, random) {
-        return route;
-    }
-    Box::pin(find(origin, head, random)).await
-}
-
-/// The usual way: what the authority means was found out before, and nothing has changed since.
-fn known(origin: &Origin, head: &Head<'_>, random: u64) -> Option<Result<Route, Rejection>> {
+pub(super) fn known(
+    origin: &Origin,
+    head: &Head<'_>,
+    grpc: bool,
+) -> Option<Result<Rc<Plan>, Rejection>> {
     let running = origin.worker.core.load();
     let running = running.as_ref()?;
     let fixed = origin.side.fixed().is_some();
-    let found = |meaning: &Meaning| mesh(running, meaning, head, random);
+    let found = |meaning: &Meaning| mesh(running, meaning, head, fastrand::u64(..));
     match origin.worker.memory.recall(running, fixed, head.authority, found)? {
-        Ok(Found::Route(route)) => Some(Ok(route)),
+        Ok(Found::Route { route, by_call }) => {
+            Some(Ok(note(origin, running, head, grpc && by_call, route)))
+        }
         Ok(Found::Ask(_)) => None,
         Err(rejection) => Some(Err(rejection)),
     }
 }
 
-async fn find(origin: &Origin, head: &Head<'_>, random: u64) -> Result<Route, Rejection> {
+fn note(
+    origin: &Origin,
+    running: &Arc<Running>,
+    head: &Head<'_>,
+    always: bool,
+    route: Route,
+) -> Rc<Plan> {
+    let plan = Rc::new(Plan::new(route, head));
+    if always {
+        origin.worker.memory.plans.note(origin, running, head, &plan);
+    }
+    plan
+}
+
+/// The same, whatever must be asked for.
+///
+/// # Errors
+/// Whatever keeps it from going anywhere.
+pub(super) async fn find(
+    origin: &Origin,
+    head: &Head<'_>,
+    grpc: bool,
+) -> Result<Rc<Plan>, Rejection> {
+    let random = fastrand::u64(..);
     let core = &origin.worker.core;
     let fixed = origin.side.fixed();
     match resolve(core, fixed, head.authority).await? {
-        Destination::External { running, authority } => external(core, &running, &authority),
+        Destination::External { running, authority } => {
+            let route = external(core, &running, &authority)?;
+            Ok(Rc::new(Plan::new(route, head)))
+        }
         Destination::Mesh { service, port, .. } => {
             // A route may lead to services that nobody has asked for yet.
             let mut wanted = None;
@@ -141,7 +166,9 @@ async fn find(origin: &Origin, head: &Head<'_>, random: u64) -> Result<Route, Re
                 let memory = &origin.worker.memory;
                 memory.note(running, fixed.is_some(), head.authority, &meaning);
                 match mesh(running, &meaning, head, random)? {
-                    Found::Route(route) => Ok(Some(route)),
+                    Found::Route { route, by_call } => {
+                        Ok(Some(note(origin, running, head, grpc && by_call, route)))
+                    }
                     Found::Ask(backend) => {
                         want(core, &mut wanted, backend);
                         Ok(None)
@@ -154,7 +181,11 @@ async fn find(origin: &Origin, head: &Head<'_>, random: u64) -> Result<Route, Re
 }
 
 enum Found {
-    Route(Route),
+    Route {
+        route: Route,
+        /// Whether every request with the same method, path and kind gets the same.
+        by_call: bool,
+    },
     Ask(ServiceName),
 }
 
@@ -168,14 +199,16 @@ fn mesh(
     let service = &entry.destination.name;
     let chosen = routing::choose_port(&entry.destination, *asked)
         .map_err(|no_port| Rejection::unseen(Reason::NoRoute, no_port.to_string()))?;
-    let rule = routing::select(chosen.port, head).ok_or_else(|| {
+    let Selected { rule, by_call } = routing::choose(chosen.port, head);
+    let rule = rule.ok_or_else(|| {
         let what = format!("no rule of {service}:{} matches {}", chosen.number, head.path);
         Rejection::unseen(Reason::NoRoute, what)
     })?;
     let route = |entry: &Arc<Entry>, port: u16, protocol, backend| {
         let bulkhead = entry.bulkhead.as_ref();
         let wait_max = entry.destination.settings.bulkhead.wait_max;
-        Found::Route(Route {
+        let one = rule.backends.iter().filter(|backend| backend.weight > 0).count() <= 1;
+        let route = Route {
             entry: Arc::clone(entry),
             port,
             protocol,
@@ -185,7 +218,8 @@ fn mesh(
             to_app: false,
             authority: None,
             revision: running.snapshot.revision,
-        })
+        };
+        Found::Route { route, by_call: by_call && one }
     };
     if chosen.port.rules.is_none() {
         opaque(chosen.port.protocol, service, chosen.number)?;
@@ -196,13 +230,16 @@ fn mesh(
     let index = backend
         .and_then(|backend| rule.backends.iter().position(|other| std::ptr::eq(other, backend)));
     let (name, port) = target.ok_or_else(|| invalid(rule, "a backend that does not exist"))?;
-    let backend = match running.snapshot.destinations.get(name) {
-        _ if name == service => entry,
-        None => return Ok(Found::Ask(name.clone())),
-        Some(None) => return Err(invalid(rule, &format!("{name}, which does not exist"))),
-        Some(Some(_)) => {
-            let found = running.table.destination(name);
-            found.ok_or_else(|| invalid(rule, &format!("{name}, gone")))?
+    let backend = if name == service {
+        entry
+    } else {
+        match running.snapshot.destinations.get(name) {
+            None => return Ok(Found::Ask(name.clone())),
+            Some(None) => return Err(invalid(rule, &format!("{name}, which does not exist"))),
+            Some(Some(_)) => {
+                let found = running.table.destination(name);
+                found.ok_or_else(|| invalid(rule, &format!("{name}, gone")))?
+            }
         }
     };
     let asked = if *port == 0 { asked.or(Some(chosen.number)) } else { Some(*port) };

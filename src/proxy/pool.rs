@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     hash::{BuildHasher as _, Hash, Hasher},
     io,
+    ops::Deref,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -36,9 +37,13 @@ use super::{
 use crate::{clock, http1, http2, reason::Reason, task, tls};
 
 /// Connections with one key are interchangeable. Made once for an endpoint, and looked up for each of
-/// its requests.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
+/// its requests; clones are the same key, which is seen without reading it.
+#[derive(Debug, Clone, Eq)]
+pub(super) struct Key(Arc<Way>);
+
+/// Where connections lead, and how.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Way {
     pub(super) to: Where,
     pub(super) how: How,
     hash: u64,
@@ -47,7 +52,21 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn new(to: Where, how: How) -> Self {
         let hash = FxBuildHasher.hash_one((&to, &how));
-        Self { to, how, hash }
+        Self(Arc::new(Way { to, how, hash }))
+    }
+}
+
+impl Deref for Key {
+    type Target = Way;
+
+    fn deref(&self) -> &Way {
+        &self.0
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 
@@ -124,6 +143,11 @@ impl Pool {
         Self { hub, dialer, age_max, places: RefCell::default() }
     }
 
+    /// A place on a connection that is open and has room, if there is one.
+    pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Lease> {
+        self.places.borrow().get(key)?.take(now).map(lease)
+    }
+
     /// A place on an open connection, or on a new one that is open within `bound`. May be cancelled;
     /// an HTTP/2 connection is opened on for others that wait.
     ///
@@ -134,8 +158,7 @@ impl Pool {
         let found = place.take(Instant::now());
         match found {
             Some(link) => Ok(lease(link)),
-            // Boxed, so that the futures of requests that find one stay small.
-            None => Box::pin(self.lease_new(&place, bound)).await,
+            None => self.lease_new(&place, bound).await,
         }
     }
 

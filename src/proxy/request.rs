@@ -17,7 +17,9 @@ use super::{
     connection::{Origin, Side},
     ending::{self, Limits},
     exchange::Exchange,
-    headers, inbound, outbound,
+    headers::{self, Said},
+    inbound, outbound,
+    plan::Plan,
     route::Route,
     settings::REPLAY_BYTES_MAX,
     stream::{Caller, Incoming, Upstream},
@@ -35,13 +37,13 @@ use crate::{
 /// Answers one request; the answer may be the mesh's own.
 pub(super) async fn serve(origin: Rc<Origin>, incoming: Incoming) {
     origin.requests.set(origin.requests.get() + 1);
+    let Incoming { head, caller } = incoming;
     // With a protocol it is a request as any other (RFC 8441), and its answer a body both ways.
-    let plain = !incoming.head.contains(Token::Protocol);
-    if plain && incoming.head.get(Token::Method) == Some(b"CONNECT") {
-        return Box::pin(tunnel::connect(origin, incoming)).await;
+    if head.get(Token::Method) == Some(b"CONNECT") && !head.contains(Token::Protocol) {
+        return Box::pin(tunnel::connect(origin, Incoming { head, caller })).await;
     }
-    let exchange = Exchange::begin(&origin, incoming.head);
-    let mut telling = Telling { exchange, caller: incoming.caller, upstream: None };
+    let exchange = Exchange::begin(&origin, head, caller.began());
+    let mut telling = Telling { exchange, caller, upstream: None };
     if let Err(rejection) = story(&mut telling).await {
         telling.count_bodies();
         telling.exchange.refuse(&telling.caller, &rejection);
@@ -56,7 +58,7 @@ pub(super) fn refuse(
     rejection: &Rejection,
 ) {
     origin.requests.set(origin.requests.get() + 1);
-    Exchange::begin(origin, head).refuse(caller, rejection);
+    Exchange::begin(origin, head, caller.began()).refuse(caller, rejection);
 }
 
 /// What is said of a request for which a draining proxy has no more time.
@@ -98,39 +100,67 @@ impl Drop for Telling {
     }
 }
 
-/// Until the last byte; an error is what is to be answered instead.
+/// Until the last byte; an error is what is to be answered instead. What seldom has to wait is boxed
+/// where it does, so that the story of a usual request is small.
 async fn story(telling: &mut Telling) -> Result<(), Rejection> {
     let Telling { exchange, caller, .. } = telling;
     refuse_loop(&exchange.origin)?;
     settle_authority(exchange)?;
     let deadline = caller_deadline(exchange)?;
-    headers::strip_request(&mut exchange.head);
-    let (route, mut schedule) = route(exchange, deadline).await?;
+    headers::strip_request(&mut exchange.record.head);
+    let plan = match recall(exchange) {
+        Some(plan) => plan,
+        None => match decide(exchange) {
+            Some(plan) => plan?,
+            None => Box::pin(find(exchange, deadline)).await?,
+        },
+    };
+    exchange.goes(&plan);
+    let route = &plan.route;
 
     let settings = route.settings();
     let end_of = |time: Option<Duration>| time.and_then(|time| exchange.started.checked_add(time));
     let until = Until { deadline, request: end_of(settings.request_timeout) };
     let stream_end = end_of(settings.stream_max);
     let limits = Limits { deadline, stream_end, idle: settings.stream_idle };
-    rewrite(exchange, &route);
+    rewrite(exchange, route);
 
     // Held until the last byte.
-    let _permit = admit(exchange, &route, &until).await?;
+    let _permit = match admit(route)? {
+        Place::Free => None,
+        Place::Taken(permit) => Some(permit),
+        Place::Queued(waiter, wait_max) => {
+            Some(Box::pin(queue(exchange, route, waiter, wait_max, &until)).await?)
+        }
+    };
     // What the bulkhead refused loads nobody, and so earns no retries.
     let budget = &route.entry.destination.settings.budget;
     let now = exchange.started + exchange.record.queued;
     route.entry.budget.count_request(budget, now.into_std());
     caller.keep(REPLAY_BYTES_MAX);
-    let task = Task { route: &route, caller, until, seen: Cell::new(false) };
-    let mut arrived = attempts(&task, exchange, &mut schedule).await.map_err(|rejection| {
-        // Whether the request was unseen is a fact about all of its attempts.
-        Rejection { unseen: !task.seen.get(), ..rejection }
-    })?;
+    let task = Task { route, caller, until, seen: Cell::new(false) };
+    let mut backoff = Duration::ZERO;
+    let mut schedule = None;
+    let mut arrived = loop {
+        let ended = task.attempt(exchange, backoff).await;
+        let schedule = schedule.get_or_insert_with(|| plan.schedule.clone());
+        match again(&task, exchange, schedule, &ended) {
+            Some(pause) => backoff = pause,
+            // Whether the request was unseen is a fact about all of its attempts.
+            None => {
+                let seen = task.seen.get();
+                break ended.map_err(|rejection| Rejection { unseen: !seen, ..rejection })?;
+            }
+        }
+        // Let go of the failed attempt's stream before the pause.
+        drop(ended);
+        if !backoff.is_zero() {
+            let watch = &exchange.origin.worker.memory.watch;
+            Box::pin(task.until.bound(watch, sleep(backoff))).await?;
+        }
+    };
     caller.commit();
-
-    for modifier in route.response_modifiers() {
-        headers::modify(&mut arrived.head, modifier);
-    }
+    arrived.modify(route.response_modifiers());
     ending::pass_on(telling, arrived, limits).await;
     Ok(())
 }
@@ -146,14 +176,19 @@ fn refuse_loop(origin: &Origin) -> Result<(), Rejection> {
 /// Leaves in the head the one authority that the request is for: the listener's, where it leads to
 /// one service.
 fn settle_authority(exchange: &mut Exchange) -> Result<(), Rejection> {
-    let Exchange { origin, head, record, .. } = exchange;
+    let Exchange { origin, record, said, .. } = exchange;
+    let head = &mut record.head;
     if let Some((service, port)) = origin.side.fixed() {
         let fixed = origin.once.authority.get_or_init(|| format!("{service}:{port}").into());
-        let written = head.text(Token::Authority).or_else(|| head.text(Token::Host));
         if head.get(Token::Authority) != Some(fixed.as_bytes()) {
-            record.written_authority = Some(written.unwrap_or_default().into());
+            let written = head.slice_of(Token::Authority).or_else(|| head.slice_of(Token::Host));
+            record.written_authority = Some(written.unwrap_or_default());
             head.set(Token::Authority, fixed.as_bytes());
         }
+        return Ok(());
+    }
+    if !said.has(Said::HOST) && head.contains(Token::Authority) {
+        // That it is text is seen when it is read.
         return Ok(());
     }
     let authority = headers::authority(head)?;
@@ -166,147 +201,181 @@ fn settle_authority(exchange: &mut Exchange) -> Result<(), Rejection> {
 
 /// The deadline that the request came with.
 fn caller_deadline(exchange: &mut Exchange) -> Result<Option<Instant>, Rejection> {
-    let value = exchange.head.get(Token::GrpcTimeout).filter(|_| exchange.audience.grpc);
-    let Some(value) = value else { return Ok(None) };
+    if !exchange.said.has(Said::GRPC_TIMEOUT) || !exchange.audience.grpc {
+        return Ok(None);
+    }
+    let Some(value) = exchange.record.head.get(Token::GrpcTimeout) else { return Ok(None) };
     let timeout = deadline::parse_grpc_timeout(value)
         .map_err(|error| Rejection::unseen(Reason::Malformed, error.to_string()))?;
     exchange.record.deadline = Some(timeout);
     Ok(exchange.started.checked_add(timeout))
 }
 
-/// Finds out where it goes and on what terms, and how often it may be tried again.
-async fn route(
-    exchange: &mut Exchange,
-    deadline: Option<Instant>,
-) -> Result<(Route, Schedule), Rejection> {
-    let Exchange { origin, head, record, .. } = exchange;
-    let authority = head.text(Token::Authority).unwrap_or_default();
-    let head = headers::view(head, authority)?;
+/// Where it goes and on what terms, if a call like it was decided about before.
+fn recall(exchange: &Exchange) -> Option<Rc<Plan>> {
+    if !exchange.audience.grpc {
+        return None;
+    }
+    let worker = &exchange.origin.worker;
+    let running = worker.core.load();
+    worker.memory.plans.recall(&exchange.origin, running.as_ref()?, &exchange.record.head)
+}
+
+/// Decides about it, if nothing must be asked for.
+fn decide(exchange: &mut Exchange) -> Option<Result<Rc<Plan>, Rejection>> {
+    let grpc = exchange.audience.grpc;
+    let Exchange { origin, record, .. } = exchange;
+    let head = match headers::view(&record.head) {
+        Ok(head) => head,
+        Err(rejection) => return Some(Err(rejection)),
+    };
     let core = &origin.worker.core;
-    let watch = &origin.worker.memory.watch;
-    let until = Until { deadline, request: None };
-    let route = match &origin.side {
+    match &origin.side {
         Side::Outbound { fixed } => {
-            let route = until.bound(watch, outbound::route(origin, &head)).await.flatten();
-            if route.is_err()
-                && let Some(service) = outbound::meant(core, fixed.as_ref(), authority)
+            let plan = outbound::known(origin, &head, grpc)?;
+            if plan.is_err()
+                && let Some(service) = outbound::meant(core, fixed.as_ref(), head.authority)
             {
                 record.destination = service.to_string().into();
             }
-            route
+            Some(plan)
         }
         Side::Inbound { .. } => {
-            let route = inbound::route(origin, &head, &mut record.policy);
-            until.bound(watch, route).await.flatten()
+            let running = core.load();
+            Some(inbound::plan(origin, running.as_ref()?, &head, grpc, &mut record.policy))
+        }
+    }
+}
+
+/// Finds it out, and waits for what must be asked for.
+async fn find(exchange: &mut Exchange, deadline: Option<Instant>) -> Result<Rc<Plan>, Rejection> {
+    let grpc = exchange.audience.grpc;
+    let Exchange { origin, record, .. } = exchange;
+    let head = headers::view(&record.head)?;
+    let core = &origin.worker.core;
+    let watch = &origin.worker.memory.watch;
+    let until = Until { deadline, request: None };
+    let plan = match &origin.side {
+        Side::Outbound { fixed } => {
+            let plan = until.bound(watch, outbound::find(origin, &head, grpc)).await.flatten();
+            if plan.is_err()
+                && let Some(service) = outbound::meant(core, fixed.as_ref(), head.authority)
+            {
+                record.destination = service.to_string().into();
+            }
+            plan
+        }
+        Side::Inbound { .. } => {
+            let first = core.first_answer(|running| Ok(Some(Arc::clone(running))));
+            let running = until.bound(watch, first).await.flatten();
+            running.and_then(|running| {
+                inbound::plan(origin, &running, &head, grpc, &mut record.policy)
+            })
         }
     };
-    let route = route.map_err(|rejection| Rejection { unseen: true, ..rejection })?;
-    if !route.to_app {
-        record.destination = (&route.entry.name).into();
-    }
-    record.port = route.port;
-    record.route = route.rule.as_ref().map(|rule| Arc::clone(&rule.id));
-    record.revision = route.revision;
-    let schedule = Schedule::new(route.settings().retry.as_ref(), &head);
-    Ok((route, schedule))
+    plan.map_err(|rejection| Rejection { unseen: true, ..rejection })
 }
 
 /// Makes the head what every attempt sends, but for a few fields.
 fn rewrite(exchange: &mut Exchange, route: &Route) {
     let timed = exchange.record.deadline.is_some();
-    let Exchange { origin, head, record, .. } = exchange;
+    let Exchange { origin, record, said, .. } = exchange;
+    let head = &mut record.head;
     if let Some(authority) = &route.authority
         && head.get(Token::Authority) != Some(authority.as_bytes())
     {
-        record.written_authority = head.text(Token::Authority).map(Into::into);
+        record.written_authority = head.slice_of(Token::Authority);
         head.set(Token::Authority, authority.as_bytes());
     }
+    let mut edited = false;
     for modifier in route.request_modifiers() {
         headers::modify(head, modifier);
+        edited = true;
     }
     // After the route's changes, which can not forge them.
-    headers::strip_own(head, timed);
+    if edited || said.has(Said::OWN | Said::GRPC_TIMEOUT) {
+        headers::strip_own(head, timed);
+    }
     if route.to_app
         && let Some(client_cert) = inbound::client_cert(origin)
     {
-        head.set(Token::XForwardedClientCert, client_cert.as_bytes());
+        // The caller's was taken out before.
+        if edited {
+            head.remove(Token::XForwardedClientCert);
+        }
+        head.push_token(Token::XForwardedClientCert, client_cert.as_bytes());
     }
 }
 
-/// Takes a place in the bulkhead.
-pub(super) async fn admit(
+/// A place in the bulkhead.
+pub(super) enum Place {
+    /// None is needed.
+    Free,
+    /// This one.
+    Taken(Permit),
+    /// One is waited for, at most so long.
+    Queued(Waiter, Duration),
+}
+
+/// Takes a place in the bulkhead of a route.
+pub(super) fn admit(route: &Route) -> Result<Place, Rejection> {
+    let Some((bulkhead, wait_max)) = &route.bulkhead else { return Ok(Place::Free) };
+    match bulkhead.try_admit() {
+        Admission::Admitted(permit) => Ok(Place::Taken(permit)),
+        Admission::Wait(waiter) => Ok(Place::Queued(waiter, *wait_max)),
+        Admission::Full => Err(no_place(route, Reason::BulkheadFull, "the queue is full")),
+    }
+}
+
+fn no_place(route: &Route, reason: Reason, why: &str) -> Rejection {
+    let most = route.bulkhead.as_ref().map_or(0, |(bulkhead, _)| bulkhead.concurrent_max());
+    let name = &route.entry.name;
+    Rejection::unseen(reason, format!("{name}: {most} requests under way and {why}"))
+}
+
+/// Waits for a place, at most as long as the bulkhead says.
+pub(super) async fn queue(
     exchange: &mut Exchange,
     route: &Route,
-    until: &Until,
-) -> Result<Option<Permit>, Rejection> {
-    let Some((bulkhead, wait_max)) = &route.bulkhead else { return Ok(None) };
-    let refused = |reason, why: &str| {
-        let (name, most) = (&route.entry.name, bulkhead.concurrent_max());
-        Rejection::unseen(reason, format!("{name}: {most} requests under way and {why}"))
-    };
-    match bulkhead.try_admit() {
-        Admission::Admitted(permit) => Ok(Some(permit)),
-        Admission::Full => Err(refused(Reason::BulkheadFull, "the queue is full")),
-        Admission::Wait(waiter) => {
-            let permit = Box::pin(queue(exchange, waiter, *wait_max, until)).await?;
-            let waited_too_long = || {
-                let why = format!("no place within {}s", wait_max.as_secs_f64());
-                refused(Reason::BulkheadWait, &why)
-            };
-            permit.ok_or_else(waited_too_long).map(Some)
-        }
-    }
-}
-
-/// Waits for a place, at most as long as the bulkhead says; `None`: that was too short.
-async fn queue(
-    exchange: &mut Exchange,
     waiter: Waiter,
     wait_max: Duration,
     until: &Until,
-) -> Result<Option<Permit>, Rejection> {
+) -> Result<Permit, Rejection> {
     let started = Instant::now();
     let watch = &exchange.origin.worker.memory.watch;
     let waited = watch.bound(started.checked_add(wait_max), waiter);
     let waited = until.bound(watch, waited).await;
     exchange.record.queued = started.elapsed();
-    Ok(waited?.ok())
+    waited?.map_err(|_| {
+        let why = format!("no place within {}s", wait_max.as_secs_f64());
+        no_place(route, Reason::BulkheadWait, &why)
+    })
 }
 
-/// Attempts until a head comes that is passed on, or nothing more may be tried.
-async fn attempts<'a>(
-    task: &Task<'a, '_>,
-    exchange: &mut Exchange,
+/// The pause before another attempt; `None`: what came of this one stands.
+fn again(
+    task: &Task<'_, '_>,
+    exchange: &Exchange,
     schedule: &mut Schedule,
-) -> Result<Arrived<'a>, Rejection> {
-    let settings = task.route.settings();
-    let mut backoff = Duration::ZERO;
-    loop {
-        let ended = task.attempt(exchange, backoff).await;
-        let Some(outcome) = outcome(task, exchange, &ended) else { return ended };
-        let entry = &task.route.entry;
-        let situation = Situation {
-            now: Instant::now().into_std(),
-            deadline: task.until.first().map(Instant::into_std),
-            replayable: task.caller.is_whole(),
-            budget: &entry.budget,
-            budget_settings: &entry.destination.settings.budget,
-            random: fastrand::u64(..),
-        };
-        match retry::decide(schedule, settings.retry.as_ref(), outcome, &situation) {
-            Decision::Retry { after, .. } => backoff = after,
-            Decision::Stop(stop) => {
-                if stop == Stop::Budget {
-                    exchange.core().telemetry.metrics().retry_budget_exhausted(&entry.name);
-                }
-                return ended;
+    ended: &Result<Arrived<'_>, Rejection>,
+) -> Option<Duration> {
+    let outcome = outcome(task, exchange, ended)?;
+    let entry = &task.route.entry;
+    let situation = Situation {
+        now: Instant::now().into_std(),
+        deadline: task.until.first().map(Instant::into_std),
+        replayable: task.caller.is_whole(),
+        budget: &entry.budget,
+        budget_settings: &entry.destination.settings.budget,
+        random: fastrand::u64(..),
+    };
+    match retry::decide(schedule, task.route.settings().retry.as_ref(), outcome, &situation) {
+        Decision::Retry { after, .. } => Some(after),
+        Decision::Stop(stop) => {
+            if stop == Stop::Budget {
+                exchange.core().telemetry.metrics().retry_budget_exhausted(&entry.name);
             }
-        }
-        // Let go of the failed attempt's stream before the pause.
-        drop(ended);
-        if !backoff.is_zero() {
-            let watch = &exchange.origin.worker.memory.watch;
-            Box::pin(task.until.bound(watch, sleep(backoff))).await?;
+            None
         }
     }
 }
@@ -319,7 +388,7 @@ fn outcome(
 ) -> Option<Outcome> {
     let unseen = !task.seen.get();
     match ended {
-        Ok(arrived) => arrived.failure(exchange.audience.grpc, unseen),
+        Ok(arrived) => arrived.failure(unseen),
         // Its own application is not reached better a moment later; another instance's may be.
         Err(Rejection { reason: Reason::AppUnreachable | Reason::Draining, .. }) => None,
         // The caller's sidecar tries again by itself, and knows other instances: tries at both

@@ -51,13 +51,15 @@ impl Route {
     /// Changes to the request's head, the rule's before the backend's.
     pub(super) fn request_modifiers(&self) -> impl Iterator<Item = &HeaderModifier> {
         let rule = self.rule.as_ref().map(|rule| &rule.request_headers);
-        rule.into_iter().chain(self.backend().map(|backend| &backend.request_headers))
+        let both = rule.into_iter().chain(self.backend().map(|backend| &backend.request_headers));
+        both.filter(|modifier| !modifier.is_empty())
     }
 
     /// Changes to the response's head, the rule's before the backend's.
     pub(super) fn response_modifiers(&self) -> impl Iterator<Item = &HeaderModifier> {
         let rule = self.rule.as_ref().map(|rule| &rule.response_headers);
-        rule.into_iter().chain(self.backend().map(|backend| &backend.response_headers))
+        let both = rule.into_iter().chain(self.backend().map(|backend| &backend.response_headers));
+        both.filter(|modifier| !modifier.is_empty())
     }
 
     /// The way to an endpoint, by its place in the pool. One that was not foreseen is put into
@@ -66,7 +68,7 @@ impl Route {
         &'a self,
         member: usize,
         grpc: bool,
-        made: &'a mut Option<Lane>,
+        made: &'a mut Option<Box<Lane>>,
     ) -> Option<&'a Lane> {
         self.entry.lane(member, (self.port, self.protocol), grpc, made)
     }

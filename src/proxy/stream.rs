@@ -51,6 +51,11 @@ impl Caller {
         Self(stream)
     }
 
+    /// When the request came.
+    pub(super) fn began(&self) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.0.received.borrow().last)
+    }
+
     /// Sends a 1xx response.
     pub(super) fn inform(&self, head: &HeaderBlock) {
         if !self.0.gone.get() && self.0.sent.get() == Sent::Nothing {
@@ -242,11 +247,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When the stream ends before.
-    pub(super) async fn head(&mut self) -> Result<Answer, StreamError> {
-        poll_fn(|cx| self.poll_head(cx)).await
-    }
-
-    fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, StreamError>> {
+    pub(super) fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Answer, StreamError>> {
         let mut received = self.0.received.borrow_mut();
         if let Some(next) = received.pop_head() {
             return Poll::Ready(Ok(if next.informational {
@@ -302,6 +303,11 @@ impl Upstream {
             None => Listener::Task(cx.waker().clone()),
         };
         *self.0.listener.borrow_mut() = listener;
+    }
+
+    /// When something last came.
+    pub(super) fn last(&self) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.0.received.borrow().last)
     }
 
     /// What passed of the response's body.

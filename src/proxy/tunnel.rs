@@ -37,7 +37,7 @@ use crate::{
 /// Answers a `CONNECT`.
 pub(super) async fn connect(origin: Rc<Origin>, incoming: Incoming) {
     let Incoming { head, caller, .. } = incoming;
-    let mut exchange = Exchange::begin(&origin, head);
+    let mut exchange = Exchange::begin(&origin, head, Instant::now());
     match open(&origin, &mut exchange).await {
         Ok(To::Mesh(target)) if target.is_opaque() => {
             let near = Near::Tunnel(caller);
@@ -76,7 +76,7 @@ async fn open(origin: &Origin, exchange: &mut Exchange) -> Result<To, Rejection>
         return Err(Rejection::unseen(Reason::Malformed, what));
     };
     let core = &origin.worker.core;
-    let authority = headers::authority(&exchange.head)?.to_owned();
+    let authority = headers::authority(&exchange.record.head)?.to_owned();
     let resolved = outbound::resolve(core, None, &authority).await;
     if let (Err(_), Some(service)) = (&resolved, outbound::meant(core, None, &authority)) {
         exchange.record.destination = service.to_string().into();

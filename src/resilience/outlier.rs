@@ -93,7 +93,9 @@ impl Verdict {
 impl Health {
     /// Whether it is ejected at `now`, in the pool of `outlier`.
     pub fn is_ejected(&self, outlier: &Outlier, now: Instant) -> bool {
-        outlier.nanos(now) < self.ejected_until.load(Ordering::Acquire)
+        let until = self.ejected_until.load(Ordering::Acquire);
+        // Nearly none ever was, and then the time need not be worked out.
+        until != 0 && outlier.nanos(now) < until
     }
 
     /// Failures since the last success.

@@ -140,6 +140,13 @@ pub struct HeaderModifier {
     pub remove: Vec<String>,
 }
 
+impl HeaderModifier {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// One share of a rule's traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {

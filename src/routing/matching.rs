@@ -18,12 +18,16 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Whether all parts of the matcher hold. Cheap parts are looked at first.
-pub(super) fn matches(matcher: &Matcher, head: &Head<'_>, call: &Call<'_>) -> bool {
+/// Whether the parts of the matcher that look at method, path and kind hold.
+pub(super) fn call_matches(matcher: &Matcher, head: &Head<'_>, call: &Call<'_>) -> bool {
     matcher.method.as_ref().is_none_or(|method| method == head.method)
         && matcher.path.as_ref().is_none_or(|path| path_matches(path, head.path))
         && grpc_matches(matcher, call)
-        && matcher.headers.iter().all(|(name, value)| header_matches(head.fields, name, value))
+}
+
+/// Whether its other parts hold.
+pub(super) fn rest_matches(matcher: &Matcher, head: &Head<'_>) -> bool {
+    matcher.headers.iter().all(|(name, value)| header_matches(head.fields, name, value))
         && matcher.query.iter().all(|(name, value)| query_matches(head.query, name, value))
 }
 

@@ -22,10 +22,34 @@ use crate::{
 /// port's own when no route is attached. `None` is `no_route`: an attached route replaces the
 /// default (GEP-1426).
 pub fn select<'a>(port: &'a Port, head: &Head<'_>) -> Option<&'a Arc<Rule>> {
-    let Some(rules) = &port.rules else { return Some(&port.default_rule) };
+    choose(port, head).rule
+}
+
+/// What [`select`] finds, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Selected<'a> {
+    /// The rule.
+    pub rule: Option<&'a Arc<Rule>>,
+    /// Whether every request with the same method and path, if it is a gRPC call as this one or is
+    /// none as this one, gets the same: no matcher had to look at anything else.
+    pub by_call: bool,
+}
+
+/// The same as [`select`], and whether the answer may be remembered.
+pub fn choose<'a>(port: &'a Port, head: &Head<'_>) -> Selected<'a> {
+    let Some(rules) = &port.rules else {
+        return Selected { rule: Some(&port.default_rule), by_call: true };
+    };
     let call = matching::Call::of(head);
-    let matching = rules.iter().find(|rule| matching::matches(&rule.matcher, head, &call))?;
-    Some(&matching.rule)
+    let mut by_call = true;
+    let found = rules.candidates(head.path).find(|rule| {
+        let matches = matching::call_matches(&rule.matcher, head, &call);
+        let asks_more =
+            matches && !(rule.matcher.headers.is_empty() && rule.matcher.query.is_empty());
+        by_call &= !asks_more;
+        matches && (!asks_more || matching::rest_matches(&rule.matcher, head))
+    });
+    Selected { rule: found.map(|found| &found.rule), by_call }
 }
 
 /// The backend that a request gets, by weight; `random` is uniform over all of `u64`. `None`, as well

@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use proptest::{
+    collection::vec,
+    option, prop_assert_eq, prop_oneof, proptest,
+    strategy::{Just, Strategy},
+};
 use regex::Regex;
 use rustc_hash::FxHashMap;
 
-use super::{Authority, AuthorityError, Resolution, choose_port, resolve, select, split};
+use super::{Authority, AuthorityError, Resolution, choose, choose_port, resolve, select, split};
 use crate::{
     http::Head,
     snapshot::{
@@ -38,7 +43,7 @@ fn port(number: u16, name: &str, rules: Option<Vec<RuleMatch>>) -> Port {
         number,
         name: name.into(),
         protocol: Protocol::Detect,
-        rules,
+        rules: rules.map(Into::into),
         default_rule: rule("default", Vec::new()),
     }
 }
@@ -336,5 +341,78 @@ fn traffic_is_split_by_weight_and_missing_backends_keep_their_share() {
     assert_eq!(split(&rule, u64::MAX).map(|backend| &backend.target), Some(&None));
     for none in [&[][..], &[("a", 0)][..]] {
         assert!(split(&rule_of(none), 0).is_none() && split(&rule_of(none), u64::MAX).is_none());
+    }
+}
+
+/// Few names, so that matchers and requests often meet.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![Just("a"), Just("b"), Just("a/b"), Just(""), Just("A")].prop_map(String::from)
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let path = vec(name(), 0..4).prop_map(|segments| format!("/{}", segments.join("/")));
+    prop_oneof![8 => path, 1 => Just("*".to_owned())]
+}
+
+fn text() -> impl Strategy<Value = TextMatch> {
+    let pattern = prop_oneof![Just("a|b"), Just("[ab]+"), Just(".*")];
+    prop_oneof![
+        3 => name().prop_map(TextMatch::Exact),
+        1 => pattern.prop_map(|pattern| TextMatch::Regex(regex(pattern))),
+    ]
+}
+
+fn any_matcher() -> impl Strategy<Value = Matcher> {
+    let pattern = prop_oneof![Just("/a.*"), Just("/.*/b"), Just("/[ab]")];
+    let prefix = prop_oneof![4 => path(), 1 => Just(String::new()), 1 => Just("a".to_owned())];
+    let path = prop_oneof![
+        path().prop_map(PathMatch::Exact),
+        prefix.prop_map(PathMatch::Prefix),
+        pattern.prop_map(|pattern| PathMatch::Regex(regex(pattern))),
+    ];
+    let grpc = (option::of(text()), option::of(text()));
+    let grpc = grpc.prop_map(|(service, method)| GrpcMethodMatch { service, method });
+    let method = prop_oneof![Just("GET".to_owned()), Just("POST".to_owned())];
+    let pairs = || vec((Just("x".to_owned()), text()), 0..2);
+    let rest = (option::weighted(0.3, method), proptest::bool::ANY, pairs(), pairs());
+    (option::of(path), option::of(grpc), rest).prop_map(|(path, grpc, rest)| {
+        let (method, grpc_only, headers, query) = rest;
+        Matcher { path, method, grpc, grpc_only, headers, query }
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_index_changes_no_choice(
+        matchers in vec(any_matcher(), 0..24),
+        requests in vec((path(), proptest::bool::ANY, option::of(name()), option::of(name())), 1..24),
+    ) {
+        let names = (0..matchers.len()).map(|index| index.to_string());
+        let rules: Vec<RuleMatch> = names
+            .zip(matchers)
+            .map(|(name, matcher)| RuleMatch { matcher, rule: rule(&name, Vec::new()) })
+            .collect();
+        let indexed = port(80, "", Some(rules.clone()));
+        for (path, grpc, field, query) in requests {
+            let (method, kind) = if grpc { ("POST", "application/grpc") } else { ("GET", "a") };
+            let mut fields = vec![("content-type", kind)];
+            fields.extend(field.as_deref().map(|value| ("x", value)));
+            let query = query.map_or_else(String::new, |value| format!("x={value}"));
+            let fields = fields.as_slice();
+            let head = Head { method, authority: "orders", path: &path, query: &query, fields: &fields };
+            let call = super::matching::Call::of(&head);
+            let plain = rules.iter().find(|rule| {
+                super::matching::call_matches(&rule.matcher, &head, &call)
+                    && super::matching::rest_matches(&rule.matcher, &head)
+            });
+            let chosen = choose(&indexed, &head);
+            let id = |rule: &Arc<Rule>| rule.id.rule.to_string();
+            prop_assert_eq!(chosen.rule.map(id), plain.map(|plain| id(&plain.rule)));
+            if chosen.by_call {
+                let bare: &[(&str, &str)] = &[("content-type", kind)];
+                let other = Head { query: "", fields: &bare, ..head };
+                prop_assert_eq!(choose(&indexed, &other).rule.map(id), chosen.rule.map(id));
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use super::route::RuleMatch;
+use super::rules::Rules;
 pub use crate::resource::traffic_policy::{Balancing, Bulkhead, BulkheadScope};
 use crate::{resource::traffic_policy, spiffe::SpiffeId, units::ServiceName};
 
@@ -30,7 +30,7 @@ pub struct Port {
     pub protocol: Protocol,
     /// Attached rules in the order in which they are tried, `None` without an attached route: then
     /// everything goes to the service itself by `default_rule`.
-    pub rules: Option<Vec<RuleMatch>>,
+    pub rules: Option<Rules>,
     /// The rule of a service without routes.
     pub default_rule: Arc<super::Rule>,
 }

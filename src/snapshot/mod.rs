@@ -9,6 +9,7 @@ mod handle;
 mod inbound;
 mod mesh;
 mod route;
+mod rules;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +33,7 @@ pub use route::{
     Backend, GrpcMethodMatch, HeaderModifier, Matcher, PathMatch, Retry, RetryOn, RouteId,
     RouteSettings, Rule, RuleMatch, TextMatch,
 };
+pub use rules::Rules;
 
 pub use crate::resource::ResourceKey;
 use crate::{resource::pb, units::ServiceName};

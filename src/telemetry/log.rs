@@ -8,19 +8,24 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+        mpsc::{self, Receiver, SyncSender, TryRecvError},
     },
+    thread,
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::{record::Record, time::Rfc3339};
-use crate::{reason::Reason, snapshot::AccessLogMode, task};
+use super::{line, record::Record};
+use crate::{snapshot::AccessLogMode, task};
 
 /// Lines that may wait. A record is a few hundred bytes; its texts are cut before they come here.
 const QUEUE_LINES_MAX: usize = 4096;
+
+/// Lines are written together up to so many bytes.
+const BATCH_BYTES: usize = 64 * 1024;
+/// How long the first of them waits for others.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Hands records to the writing thread.
 #[derive(Debug)]
@@ -74,132 +79,60 @@ pub(super) fn wanted(mode: AccessLogMode, record: &Record) -> bool {
 }
 
 fn write_all(lines: &Receiver<Message>, out: Box<dyn Write + Send>, dropped: &AtomicU64) {
-    let mut out = io::BufWriter::new(out);
+    let mut writer = Writer { out, lines: Vec::new(), count: 0 };
     let mut failing = false;
-    while let Some(message) = next(lines, &mut out) {
-        let result = match message {
-            Message::Line(record) => write_line(&mut out, &record)
-                .inspect_err(|_| _ = dropped.fetch_add(1, Ordering::Relaxed)),
-            Message::Flush(done) => {
-                let flushed = out.flush();
-                let _nobody_waits = done.send(());
-                flushed
+    loop {
+        let message = match lines.try_recv() {
+            Ok(message) => message,
+            Err(TryRecvError::Disconnected) => return,
+            // Nothing else comes for now.
+            Err(TryRecvError::Empty) => {
+                writer.flush_into(dropped, &mut failing);
+                let Ok(message) = lines.recv() else { return };
+                // Others follow, and each of them would wake this thread if it waited for them.
+                thread::park_timeout(GATHER);
+                message
             }
         };
-        if let Err(error) = &result
-            && !failing
-        {
-            tracing::warn!(%error, "the access log can not be written");
-        }
-        failing = result.is_err();
-    }
-}
-
-/// The next message; flushes before it waits. `None`: nobody will send more.
-fn next(lines: &Receiver<Message>, out: &mut impl Write) -> Option<Message> {
-    match lines.recv_timeout(Duration::ZERO) {
-        Ok(message) => Some(message),
-        Err(RecvTimeoutError::Disconnected) => None,
-        Err(RecvTimeoutError::Timeout) => {
-            // An error shows again at the next line, where it is counted.
-            let _shown_later = out.flush();
-            lines.recv().ok()
+        match message {
+            Message::Line(record) => {
+                line::write(&mut writer.lines, &record);
+                writer.count += 1;
+                if writer.lines.len() >= BATCH_BYTES {
+                    writer.flush_into(dropped, &mut failing);
+                }
+            }
+            Message::Flush(done) => {
+                writer.flush_into(dropped, &mut failing);
+                let _nobody_waits = done.send(());
+            }
         }
     }
 }
 
-fn write_line(out: &mut impl Write, record: &Record) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Line::from(record))?;
-    out.write_all(b"\n")
+/// Lines that are written together.
+struct Writer {
+    out: Box<dyn Write + Send>,
+    lines: Vec<u8>,
+    count: u64,
 }
 
-/// The fields of a line, in their order. What is not known is null.
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    direction: &'static str,
-    trace_id: String,
-    span_id: String,
-    source: Option<&'a str>,
-    destination: Option<&'a str>,
-    port: Option<u16>,
-    protocol: &'static str,
-    method: &'a str,
-    path: &'a str,
-    authority: &'a str,
-    route: Option<&'a str>,
-    rule: Option<&'a str>,
-    policy: Option<&'a str>,
-    http_status: Option<u16>,
-    grpc_status: Option<&'static str>,
-    reason: Option<&'static str>,
-    attempts: Vec<AttemptLine<'a>>,
-    source_address: &'a str,
-    upstream_address: Option<&'a str>,
-    tls: bool,
-    deadline_ms: Option<f64>,
-    queue_ms: f64,
-    upstream_ms: f64,
-    duration_ms: f64,
-    request_bytes: u64,
-    response_bytes: u64,
-    revision: u64,
-}
-
-#[derive(Serialize)]
-struct AttemptLine<'a> {
-    endpoint: &'a str,
-    reason: Option<&'static str>,
-    ms: f64,
-}
-
-impl<'a> From<&'a Record> for Line<'a> {
-    fn from(record: &'a Record) -> Self {
-        let attempts = record.attempts.iter().map(|attempt| AttemptLine {
-            endpoint: &attempt.place.endpoint,
-            reason: attempt.reason.map(Reason::name),
-            ms: ms(attempt.duration),
-        });
-        Self {
-            time: Rfc3339(record.started).to_string(),
-            direction: record.direction.name(),
-            trace_id: format!("{:032x}", record.span.trace_id),
-            span_id: format!("{:016x}", record.span.span_id),
-            source: known(&record.source),
-            destination: known(&record.destination),
-            port: Some(record.port).filter(|port| *port != 0),
-            protocol: record.protocol,
-            method: record.method(),
-            path: record.path(),
-            authority: record.authority(),
-            route: record.route.as_ref().map(|id| &*id.route),
-            rule: record.route.as_ref().map(|id| &*id.rule),
-            policy: known(&record.policy),
-            http_status: Some(record.http_status).filter(|status| *status != 0),
-            grpc_status: record.grpc_status.map(|code| code.name()),
-            reason: record.reason.map(Reason::name),
-            attempts: attempts.collect(),
-            source_address: &record.source_address,
-            upstream_address: known(record.upstream_address()),
-            tls: record.tls,
-            deadline_ms: record.deadline.map(ms),
-            queue_ms: ms(record.queued),
-            upstream_ms: ms(record.upstream),
-            duration_ms: ms(record.duration),
-            request_bytes: record.request_bytes,
-            response_bytes: record.response_bytes,
-            revision: record.revision,
+impl Writer {
+    fn flush_into(&mut self, dropped: &AtomicU64, failing: &mut bool) {
+        if self.count == 0 {
+            return;
         }
+        let written = self.out.write_all(&self.lines).and_then(|()| self.out.flush());
+        if let Err(error) = &written {
+            dropped.fetch_add(self.count, Ordering::Relaxed);
+            if !*failing {
+                tracing::warn!(%error, "the access log can not be written");
+            }
+        }
+        *failing = written.is_err();
+        self.lines.clear();
+        self.count = 0;
     }
-}
-
-fn known(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-/// Milliseconds to a microsecond.
-fn ms(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! counted.
 
 mod chain;
+mod line;
 mod log;
 pub mod metrics;
 mod record;

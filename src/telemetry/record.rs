@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
-    http::{HeaderBlock, Token},
+    http::{HeaderBlock, Slice, Token},
     reason::{GrpcCode, Reason},
     snapshot::RouteId,
 };
@@ -27,8 +27,10 @@ impl Direction {
     }
 }
 
-/// W3C trace context of one span.
+/// W3C trace context of one span. Aligned as everything around it: whatever holds one would be
+/// allocated in a slower way otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(Rust, packed(8))]
 pub struct SpanContext {
     /// Never zero.
     pub trace_id: u128,
@@ -107,7 +109,7 @@ pub struct Record {
     /// The request's head, of which `:method`, `:path` and `:authority` are told.
     pub head: HeaderBlock,
     /// The authority as the caller wrote it, where the head has another one by now.
-    pub written_authority: Option<Box<str>>,
+    pub written_authority: Option<Slice>,
     /// Whether it is a gRPC call.
     pub grpc: bool,
     /// Which rule it matched.
@@ -237,8 +239,10 @@ impl Record {
 
     /// Authority as written.
     pub fn authority(&self) -> &str {
-        let written = self.written_authority.as_deref();
-        written.or_else(|| self.head.text(Token::Authority)).unwrap_or_default()
+        match self.written_authority {
+            Some(written) => str::from_utf8(self.head.slice(written)).unwrap_or_default(),
+            None => self.head.text(Token::Authority).unwrap_or_default(),
+        }
     }
 
     /// Path without query; for gRPC `/service/method`.
@@ -255,11 +259,13 @@ impl Record {
     /// Takes it, with texts of at most `max` bytes and nothing else of the head, and leaves one that
     /// says nothing.
     pub(in crate::telemetry) fn take(&mut self, max: usize) -> Self {
-        let cut = |text: &str| text[..text.floor_char_boundary(max)].to_owned();
+        fn cut(text: &str, max: usize) -> &str {
+            &text[..text.floor_char_boundary(max)]
+        }
         let texts = [
-            (Token::Method, cut(self.method())),
-            (Token::Authority, cut(self.authority())),
-            (Token::Path, cut(self.path())),
+            (Token::Method, cut(self.method(), max)),
+            (Token::Authority, cut(self.authority(), max)),
+            (Token::Path, cut(self.path(), max)),
         ];
         let bytes = texts.iter().map(|(_, text)| text.len()).sum();
         let mut head = HeaderBlock::with_capacity(bytes, texts.len());

@@ -7,13 +7,32 @@ use std::{fmt, time::Duration};
 #[derive(Debug, Clone, Copy)]
 pub struct Rfc3339(pub Duration);
 
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Rfc3339 {
+    /// The text; years from 10000 on are cut.
+    pub(super) fn bytes(&self) -> [u8; 27] {
         let seconds = self.0.as_secs();
         let (year, month, day) = date(seconds / 86_400);
-        let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-        let micros = self.0.subsec_micros();
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |end: usize, digits: usize, mut value: u64| {
+            for place in text[end - digits..end].iter_mut().rev() {
+                *place = b'0' + u8::try_from(value % 10).unwrap_or_default();
+                value /= 10;
+            }
+        };
+        put(4, 4, year);
+        put(7, 2, month);
+        put(10, 2, day);
+        put(13, 2, seconds / 3_600 % 24);
+        put(16, 2, seconds / 60 % 60);
+        put(19, 2, seconds % 60);
+        put(26, 6, self.0.subsec_micros().into());
+        text
+    }
+}
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.bytes()).unwrap_or_default())
     }
 }
 

@@ -26,7 +26,7 @@ const TRACESTATE_MEMBERS_MAX: usize = 32;
 /// a trace or parent id of zeros.
 pub fn parse_traceparent(value: &[u8]) -> Option<SpanContext> {
     let head = value.first_chunk::<TRACEPARENT_BYTES>()?;
-    let version = hex(&head[..2])?;
+    let version = hex_pair(head[0], head[1])?;
     if version == 0xff || head[2] != b'-' || head[35] != b'-' || head[52] != b'-' {
         return None;
     }
@@ -35,22 +35,49 @@ pub fn parse_traceparent(value: &[u8]) -> Option<SpanContext> {
         Some(b'-') if version > 0 => {}
         Some(_) => return None,
     }
-    let trace_id = hex(&head[3..35])?;
-    let span_id = u64::try_from(hex(&head[36..52])?).ok()?;
-    let sampled = hex(&head[53..])? & 1 == 1;
+    let trace_id = u128::from(hex(&head[3..19])?) << 64 | u128::from(hex(&head[19..35])?);
+    let span_id = hex(&head[36..52])?;
+    let sampled = hex_pair(head[53], head[54])? & 1 == 1;
     (trace_id != 0 && span_id != 0).then_some(SpanContext { trace_id, span_id, sampled })
 }
 
-/// Lower-case digits only, at most 32 of them.
-fn hex(digits: &[u8]) -> Option<u128> {
-    digits.iter().try_fold(0, |value, digit| {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(value << 4 | u128::from(digit))
-    })
+/// In each byte of a number: one, and what the upper half of a byte must not have.
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH_HALVES: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+
+/// Sixteen lower-case digits.
+fn hex(digits: &[u8]) -> Option<u64> {
+    let (high, low) = digits.split_first_chunk::<8>()?;
+    Some(u64::from(hex_eight(*high)?) << 32 | u64::from(hex_eight(*low.first_chunk()?)?))
+}
+
+/// Eight lower-case digits, all at once: each is half a byte of the result.
+fn hex_eight(digits: [u8; 8]) -> Option<u32> {
+    let text = u64::from_be_bytes(digits);
+    // Letters have bit 6, and `a` is 0x61.
+    let halves = (text & (ONES * 0x0f)) + ((text >> 6) & ONES) * 9;
+    if halves & HIGH_HALVES != 0 || write_halves(halves) != text {
+        return None;
+    }
+    let pairs = (halves | halves >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    u32::try_from((fours | fours >> 16) & 0xffff_ffff).ok()
+}
+
+/// The digits of the halves of bytes that stand in the bytes of a number.
+const fn write_halves(halves: u64) -> u64 {
+    // Six more than 9 is 16: what has that bit then is a letter.
+    let letters = ((halves + ONES * 6) >> 4) & ONES;
+    halves + ONES * 0x30 + letters * 39
+}
+
+fn hex_pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    Some(digit(high)? << 4 | digit(low)?)
 }
 
 /// A `traceparent` as it is sent, without an allocation.
@@ -72,17 +99,22 @@ impl Traceparent {
 /// Writes version 00 of `context`.
 pub fn format(context: &SpanContext) -> Traceparent {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    write_hex(&mut text[3..35], context.trace_id);
-    write_hex(&mut text[36..52], u128::from(context.span_id));
-    write_hex(&mut text[53..], u128::from(context.sampled));
+    for (place, bytes) in (3..).step_by(8).zip(context.trace_id.to_be_bytes().as_chunks().0) {
+        text[place..place + 8].copy_from_slice(&write_eight(*bytes));
+    }
+    for (place, bytes) in (36..).step_by(8).zip(context.span_id.to_be_bytes().as_chunks().0) {
+        text[place..place + 8].copy_from_slice(&write_eight(*bytes));
+    }
+    text[54] = if context.sampled { b'1' } else { b'0' };
     Traceparent(text)
 }
 
-fn write_hex(digits: &mut [u8], mut value: u128) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[usize::from(value.to_le_bytes()[0] & 0xf)];
-        value >>= 4;
-    }
+/// The eight digits of four bytes.
+fn write_eight(bytes: [u8; 4]) -> [u8; 8] {
+    let fours = u64::from(u32::from_be_bytes(bytes));
+    let fours = (fours | fours << 16) & 0x0000_ffff_0000_ffff;
+    let pairs = (fours | fours << 8) & 0x00ff_00ff_00ff_00ff;
+    write_halves((pairs | pairs << 4) & (ONES * 0x0f)).to_be_bytes()
 }
 
 /// Puts the values of all `tracestate` fields together as they are passed on: in order, at most 32
@@ -323,6 +355,22 @@ mod tests {
             (vec![long.as_str(), &medium.join(",")], medium[..4].join(",")),
         ] {
             assert_eq!(tracestate(values.iter().map(|v| v.as_bytes())), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_that_is_no_digit_makes_it_invalid() {
+        for place in (3..35).chain(36..52) {
+            for byte in 0..=u8::MAX {
+                let mut text = GOOD.as_bytes().to_vec();
+                text[place] = byte;
+                let digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                let read = parse_traceparent(&text);
+                assert_eq!(read.is_some(), digit, "{place} {byte}");
+                if let Some(read) = read {
+                    assert_eq!(format(&read).as_bytes(), text);
+                }
+            }
         }
     }
 

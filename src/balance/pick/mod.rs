@@ -73,6 +73,13 @@ impl Pool {
     /// # Errors
     /// When no endpoint is ready and of a weight above zero.
     pub fn pick(&self, choice: &Choice<'_>) -> Result<&Member, NoEndpoint> {
+        // The last stage takes it whatever was tried or ejected, as there is no other.
+        if let [only] = self.members.as_slice()
+            && only.endpoint.ready
+            && only.endpoint.weight > 0
+        {
+            return Ok(only);
+        }
         for stage in [Stage::Fresh, Stage::Tried, Stage::Ejected] {
             let candidates = Candidates::new(self, choice, stage);
             if let Some(member) = candidates.pick() {

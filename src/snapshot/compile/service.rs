@@ -36,7 +36,7 @@ impl Compiler<'_> {
             number: port.number,
             name: port.name.clone(),
             protocol: port.protocol,
-            rules: rules.of_port(port.number),
+            rules: rules.of_port(port.number).map(Into::into),
             default_rule: rules.default_rule(port.number),
         };
         let ports = named.iter().map(port).collect();

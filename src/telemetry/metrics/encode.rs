@@ -76,6 +76,7 @@ fn rows(state: &DestinationState) -> [(Family, Option<&'static str>, usize); 6] 
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.inner.own.gather();
         let mut asked = self.asked();
         for family in Family::ALL {
             let mut series = self.stored(*family);

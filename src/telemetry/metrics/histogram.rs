@@ -1,11 +1,13 @@
 //! A histogram of durations in atomics: an observation is a search among fixed bounds and two
-//! additions, so that every worker may share it without a lock. (prometheus-client's own takes a
+//! additions, without a lock. (prometheus-client's own takes a
 //! mutex for each observation.)
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
+
+use super::own;
 
 /// Upper bounds in microseconds for requests: 0.5 ms to 30 s.
 pub(super) const REQUEST_BOUNDS: &[u64] = &[
@@ -15,6 +17,12 @@ pub(super) const REQUEST_BOUNDS: &[u64] = &[
 /// Upper bounds in microseconds for the proxy's own time: 10 µs to 100 ms.
 pub(super) const SHORT_BOUNDS: &[u64] =
     &[10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000];
+
+/// In nanoseconds; the longest that fit in are 584 years.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(duration.subsec_nanos()))
+}
 
 /// Counts of durations between fixed bounds.
 #[derive(Debug)]
@@ -32,12 +40,29 @@ impl Histogram {
         Self { bounds, counts, sum_nanos: AtomicU64::new(0) }
     }
 
-    /// Counts a duration in the first bucket whose bound is not below it.
-    pub(in crate::telemetry) fn observe(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    /// One with the same bounds.
+    pub(super) fn empty(&self) -> Self {
+        Self::new(self.bounds)
+    }
+
+    /// Counts a duration in the first bucket whose bound is not below it, where nobody else counts.
+    pub(super) fn observe_alone(&self, nanos: u64) {
         let bucket = self.bounds.partition_point(|bound| bound * 1_000 < nanos);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+        own::add(&self.counts[bucket], 1);
+        own::add(&self.sum_nanos, nanos);
+    }
+
+    /// Adds what `added` has more than `taken`, which has as much then.
+    pub(super) fn take_over(&self, added: &Self, taken: &Self) {
+        for ((to, added), taken) in self.numbers().zip(added.numbers()).zip(taken.numbers()) {
+            let added = added.load(Ordering::Relaxed);
+            let more = added.wrapping_sub(taken.swap(added, Ordering::Relaxed));
+            to.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.counts.iter().chain([&self.sum_nanos])
     }
 
     /// Each bucket's bound in seconds (the last one's is infinite) and its own count.
@@ -61,7 +86,7 @@ impl Histogram {
 mod tests {
     use std::time::Duration;
 
-    use super::{Histogram, REQUEST_BOUNDS, SHORT_BOUNDS};
+    use super::{Histogram, REQUEST_BOUNDS, SHORT_BOUNDS, nanos};
 
     #[test]
     fn bounds_grow() {
@@ -78,10 +103,10 @@ mod tests {
             [(0, 0), (500, 0), (501, 1), (1_000, 1), (29_999_999, 14), (30_000_001, 15)]
         {
             let before = histogram.counts().nth(bucket);
-            histogram.observe(Duration::from_micros(micros));
+            histogram.observe_alone(nanos(Duration::from_micros(micros)));
             assert_eq!(histogram.counts().nth(bucket), before.map(|n| n + 1), "{micros}");
         }
-        histogram.observe(Duration::MAX);
+        histogram.observe_alone(nanos(Duration::MAX));
         assert_eq!(histogram.counts().sum::<u64>(), 7);
         assert_eq!(histogram.buckets().last(), Some(&(f64::INFINITY, 2)));
         assert!(histogram.buckets()[0].0.to_string() == "0.0005");

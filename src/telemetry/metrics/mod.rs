@@ -8,6 +8,7 @@ mod bounds;
 mod encode;
 mod histogram;
 pub mod names;
+mod own;
 mod process;
 mod request;
 mod store;
@@ -62,6 +63,8 @@ struct Inner {
     spans_dropped: Arc<AtomicU64>,
     access_log_dropped: Arc<AtomicU64>,
     destinations: OnceLock<Destinations>,
+    /// What threads have counted of requests.
+    own: own::All,
 }
 
 /// What a destination looks like now, in the eyes of this proxy.
@@ -133,6 +136,7 @@ impl Metrics {
             bounds: Bounds::default(),
             traffic: Traffic::default(),
             destinations: OnceLock::new(),
+            own: own::All::default(),
         });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(encode::Exposition::new(Arc::clone(&inner))));
@@ -159,6 +163,7 @@ impl Metrics {
 
     /// Outbound calls between services since the start, by source and destination.
     pub fn traffic(&self) -> Vec<pb::Traffic> {
+        self.inner.own.gather();
         self.inner.traffic.report()
     }
 
@@ -170,15 +175,18 @@ impl Metrics {
 
     /// Counts so many requests more as under way.
     pub(in crate::telemetry) fn in_flight(&self, direction: Direction, more: i64) {
-        let gauge = match direction {
-            Direction::Inbound => &self.inner.in_flight[0],
-            Direction::Outbound => &self.inner.in_flight[1],
+        let which = match direction {
+            Direction::Inbound => 0,
+            Direction::Outbound => 1,
         };
-        gauge.fetch_add(more, Ordering::Relaxed);
+        if !request::add(&self.inner, |usual| &usual.in_flight[which], more.cast_unsigned()) {
+            self.inner.in_flight[which].fetch_add(more, Ordering::Relaxed);
+        }
     }
 
     /// How many requests are under way, in both directions together.
     pub fn requests_in_flight(&self) -> usize {
+        self.inner.own.gather();
         let gauges = self.inner.in_flight.iter();
         let sum: i64 = gauges.map(|gauge| gauge.load(Ordering::Relaxed)).sum();
         usize::try_from(sum).unwrap_or(0)
@@ -205,12 +213,14 @@ impl Metrics {
 
     /// Counts a decision about an inbound request; no lock.
     pub fn decision(&self, decision: Decision) {
-        let counter = match decision {
-            Decision::Allowed => &self.inner.decisions[0],
-            Decision::Denied => &self.inner.decisions[1],
-            Decision::Audited => &self.inner.decisions[2],
+        let which = match decision {
+            Decision::Allowed => 0,
+            Decision::Denied => 1,
+            Decision::Audited => 2,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        if !request::add(&self.inner, |usual| &usual.decisions[which], 1) {
+            self.inner.decisions[which].fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Counts an ejected endpoint of `destination`.

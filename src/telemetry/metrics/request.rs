@@ -1,17 +1,14 @@
 //! Counting a request: the one metric update that a record makes.
 //!
 //! A worker resolves the series of a set of labels once and keeps them in a table of its own thread;
-//! from then on a request costs one hash, one look-up and a few atomic additions, and no lock. Before
-//! that table stands a small one by address: the texts of usual requests are the very same in memory,
+//! from then on a request costs one hash, one look-up and a few additions to numbers of this thread
+//! (`own.rs`), and no lock. Before that table stands a small one by address: the texts of usual requests are the very same in memory,
 //! but for the method, so that they need not be read.
 
 use std::{
     cell::RefCell,
     hash::{BuildHasher as _, Hasher as _},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -19,9 +16,10 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use super::{
     Inner,
     bounds::Said,
-    histogram::Histogram,
+    histogram::nanos,
     names::Family,
-    traffic::{Outcome, Pair},
+    own::{Mine, OwnDurations, OwnNumber},
+    traffic::Outcome,
 };
 use crate::{
     http::Token,
@@ -48,6 +46,14 @@ struct Cache {
     /// By the hash of their key, where they are in `resolved`.
     series: FxHashMap<u64, usize>,
     resolved: Vec<(OwnedKey, Handles)>,
+    mine: Mine,
+    usual: Option<Usual>,
+}
+
+/// What changes with every request, whatever it is.
+pub(super) struct Usual {
+    pub(super) in_flight: [Arc<OwnNumber>; 2],
+    pub(super) decisions: [Arc<OwnNumber>; 3],
 }
 
 /// What was counted lately. It holds the texts, so that their addresses mean nothing else.
@@ -104,19 +110,19 @@ struct OwnedKey {
 
 /// The series of one set of labels.
 struct Handles {
-    requests: Arc<AtomicU64>,
-    duration: Arc<Histogram>,
-    overhead: Arc<Histogram>,
-    request_bytes: Arc<AtomicU64>,
-    response_bytes: Arc<AtomicU64>,
+    requests: Arc<OwnNumber>,
+    duration: Arc<OwnDurations>,
+    overhead: Arc<OwnDurations>,
+    request_bytes: Arc<OwnNumber>,
+    response_bytes: Arc<OwnNumber>,
     /// Of outbound requests between services.
-    pair: Option<Arc<Pair>>,
+    latency: Option<Arc<OwnDurations>>,
     /// Of those that failed.
-    failed: Option<Arc<AtomicU64>>,
+    failed: Option<Arc<OwnNumber>>,
     /// Of those that a bulkhead refused.
-    bulkhead: Option<Arc<AtomicU64>>,
+    bulkhead: Option<Arc<OwnNumber>>,
     /// Of outbound requests; resolved when an outcome is first seen.
-    attempts: Vec<(Outcome, Arc<AtomicU64>)>,
+    attempts: Vec<(Outcome, Arc<OwnNumber>)>,
 }
 
 /// Counts `record` in everything that is measured by request.
@@ -126,14 +132,36 @@ pub(super) fn count(metrics: &Inner, record: &Record) {
         if cache.owner != metrics.id || cache.resolved.len() > CACHED_MAX {
             *cache = Cache::of(metrics.id);
         }
-        let Some(handles) = cache.find(metrics, record) else { return false };
-        handles.count(metrics, record);
+        let Some(place) = cache.find(metrics, record) else { return false };
+        let Cache { resolved, mine, .. } = &mut *cache;
+        let Some((_, handles)) = resolved.get_mut(place) else { return false };
+        handles.count(metrics, mine, record);
         true
     });
     // Two sets of labels with one hash, or a thread that is ending: the long way is as right.
     if !matches!(counted, Ok(true)) {
-        Handles::resolve(metrics, Key::of(record), record).count(metrics, record);
+        let mut mine = Mine::default();
+        let mut handles = Handles::resolve(metrics, &mut mine, Key::of(record), record);
+        handles.count(metrics, &mut mine, record);
     }
+}
+
+/// Adds to one of this thread's usual numbers, or says that it can not.
+pub(super) fn add(metrics: &Inner, which: impl FnOnce(&Usual) -> &OwnNumber, more: u64) -> bool {
+    let added = CACHE.try_with(|cache| {
+        let Ok(mut cache) = cache.try_borrow_mut() else { return false };
+        if cache.owner != metrics.id {
+            *cache = Cache::of(metrics.id);
+        }
+        let Cache { usual, mine, .. } = &mut *cache;
+        let usual = usual.get_or_insert_with(|| Usual {
+            in_flight: metrics.in_flight.each_ref().map(|gauge| mine.gauge(&metrics.own, gauge)),
+            decisions: metrics.decisions.each_ref().map(|one| mine.counter(&metrics.own, one)),
+        });
+        which(usual).add(more);
+        true
+    });
+    matches!(added, Ok(true))
 }
 
 impl Cache {
@@ -142,12 +170,13 @@ impl Cache {
         Self { owner, recent, ..Self::default() }
     }
 
-    fn find(&mut self, metrics: &Inner, record: &Record) -> Option<&mut Handles> {
+    /// Where its series are in `resolved`.
+    fn find(&mut self, metrics: &Inner, record: &Record) -> Option<usize> {
         let (method, rest) = (method(record), Rest::of(record));
         let place = place(record, method, rest);
         let recent = self.recent[place].as_ref();
-        let resolved = match recent.filter(|recent| recent.is(record, method, rest)) {
-            Some(recent) => recent.resolved,
+        match recent.filter(|recent| recent.is(record, method, rest)) {
+            Some(recent) => Some(recent.resolved),
             None => {
                 let resolved = self.resolve(metrics, record)?;
                 self.recent[place] = Some(Recent {
@@ -158,17 +187,17 @@ impl Cache {
                     rest,
                     resolved,
                 });
-                resolved
+                Some(resolved)
             }
-        };
-        self.resolved.get_mut(resolved).map(|(_, handles)| handles)
+        }
     }
 
     /// By the texts themselves; `None`: others have the same hash.
     fn resolve(&mut self, metrics: &Inner, record: &Record) -> Option<usize> {
         let key = Key::of(record);
         let place = *self.series.entry(FxBuildHasher.hash_one(key)).or_insert_with(|| {
-            self.resolved.push((OwnedKey::from(key), Handles::resolve(metrics, key, record)));
+            let handles = Handles::resolve(metrics, &mut self.mine, key, record);
+            self.resolved.push((OwnedKey::from(key), handles));
             self.resolved.len() - 1
         });
         (self.resolved[place].0.borrow() == key).then_some(place)
@@ -199,13 +228,10 @@ impl Rest {
     }
 }
 
-/// What the method's label is made of, unread.
+/// What the method's label is made of, unread: of a gRPC call with its query, should it have one.
 fn method(record: &Record) -> &[u8] {
-    if !record.grpc {
-        return record.head.get(Token::Method).unwrap_or_default();
-    }
-    let path = record.head.get(Token::Path).unwrap_or_default();
-    path.split(|byte| *byte == b'?').next().unwrap_or_default()
+    let token = if record.grpc { Token::Path } else { Token::Method };
+    record.head.get(token).unwrap_or_default()
 }
 
 fn place(record: &Record, method: &[u8], rest: Rest) -> usize {
@@ -275,7 +301,7 @@ impl OwnedKey {
 }
 
 impl Handles {
-    fn resolve(metrics: &Inner, key: Key<'_>, record: &Record) -> Self {
+    fn resolve(metrics: &Inner, mine: &mut Mine, key: Key<'_>, record: &Record) -> Self {
         let nowhere = matches!(key.reason, Some(Reason::UnknownService | Reason::NoRoute));
         let names = metrics.bounds.names(&Said {
             source: key.source,
@@ -301,71 +327,77 @@ impl Handles {
             .then(|| metrics.traffic.pair(source, destination));
         let failed = pair.as_ref().filter(|_| outcome != Outcome::Success);
         let bulkhead = matches!(key.reason, Some(Reason::BulkheadFull | Reason::BulkheadWait));
+        let requests = [
+            direction,
+            source,
+            destination,
+            &port,
+            key.route,
+            names.method,
+            &http,
+            grpc,
+            result,
+            reason,
+        ];
+        let duration = [direction, source, destination, key.route, result, kind];
+        let all = &metrics.own;
+        let durations = store.histogram(Family::RequestDuration, &duration);
+        let overhead = store.histogram(Family::ProxyOverhead, &[direction]);
+        let mut counter = |series: Arc<AtomicU64>| mine.counter(all, &series);
         Self {
-            requests: store.counter(
-                Family::Requests,
-                &[
-                    direction,
-                    source,
-                    destination,
-                    &port,
-                    key.route,
-                    names.method,
-                    &http,
-                    grpc,
-                    result,
-                    reason,
-                ],
-            ),
-            duration: store.histogram(
-                Family::RequestDuration,
-                &[direction, source, destination, key.route, result, kind],
-            ),
-            overhead: store.histogram(Family::ProxyOverhead, &[direction]),
-            request_bytes: store.counter(Family::RequestBytes, &ends),
-            response_bytes: store.counter(Family::ResponseBytes, &ends),
-            failed: failed.map(|pair| pair.failed(outcome)),
-            pair,
+            requests: counter(store.counter(Family::Requests, &requests)),
+            request_bytes: counter(store.counter(Family::RequestBytes, &ends)),
+            response_bytes: counter(store.counter(Family::ResponseBytes, &ends)),
+            failed: failed.map(|pair| counter(pair.failed(outcome))),
             bulkhead: bulkhead
-                .then(|| store.counter(Family::BulkheadRejected, &[destination, reason])),
+                .then(|| counter(store.counter(Family::BulkheadRejected, &[destination, reason]))),
+            duration: mine.durations(all, &durations),
+            overhead: mine.durations(all, &overhead),
+            latency: pair.map(|pair| mine.durations(all, &pair.latency)),
             attempts: Vec::new(),
         }
     }
 
-    fn count(&mut self, metrics: &Inner, record: &Record) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.duration.observe(record.duration);
+    fn count(&mut self, metrics: &Inner, mine: &mut Mine, record: &Record) {
+        self.requests.add(1);
+        let duration = nanos(record.duration);
+        self.duration.observe(duration);
         if let Some(first) = record.attempts.first() {
-            self.overhead.observe(first.started.saturating_sub(record.queued));
+            self.overhead.observe(nanos(first.started.saturating_sub(record.queued)));
         }
-        self.request_bytes.fetch_add(record.request_bytes, Ordering::Relaxed);
-        self.response_bytes.fetch_add(record.response_bytes, Ordering::Relaxed);
-        if let Some(pair) = &self.pair {
+        self.request_bytes.add(record.request_bytes);
+        self.response_bytes.add(record.response_bytes);
+        if let Some(latency) = &self.latency {
             // How long an opaque connection lives says nothing about who is slow.
             let opaque = record.protocol == "tcp";
-            pair.latency.observe(if opaque { record.upstream } else { record.duration });
+            latency.observe(if opaque { nanos(record.upstream) } else { duration });
         }
         for counter in [&self.failed, &self.bulkhead].into_iter().flatten() {
-            counter.fetch_add(1, Ordering::Relaxed);
+            counter.add(1);
         }
         if record.direction == Direction::Outbound {
             for attempt in record.attempts.iter() {
-                self.count_attempt(metrics, record, Outcome::of_attempt(attempt));
+                self.count_attempt(metrics, mine, record, Outcome::of_attempt(attempt));
             }
         }
     }
 
-    fn count_attempt(&mut self, metrics: &Inner, record: &Record, outcome: Outcome) {
+    fn count_attempt(
+        &mut self,
+        metrics: &Inner,
+        mine: &mut Mine,
+        record: &Record,
+        outcome: Outcome,
+    ) {
         if let Some((_, counter)) = self.attempts.iter().find(|(seen, _)| *seen == outcome) {
-            counter.fetch_add(1, Ordering::Relaxed);
-            return;
+            return counter.add(1);
         }
         let source = metrics.bounds.source(&record.source);
         let destination = metrics.bounds.destination(&record.destination);
         let route = record.route.as_ref().map_or("", |id| &id.route);
         let values = [source, destination, route, &outcome.to_string()];
-        let counter = metrics.store.counter(Family::Attempts, &values);
-        counter.fetch_add(1, Ordering::Relaxed);
+        let counter = mine.counter(&metrics.own, &metrics.store.counter(Family::Attempts, &values));
+        counter.add(1);
         self.attempts.push((outcome, counter));
     }
 }

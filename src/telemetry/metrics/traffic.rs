@@ -47,7 +47,7 @@ struct Ends {
 /// Calls from one service to another.
 #[derive(Debug)]
 pub(super) struct Pair {
-    pub(super) latency: Histogram,
+    pub(super) latency: Arc<Histogram>,
     failed: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     /// The last traced call that failed so.
     traces: Mutex<BTreeMap<String, u128>>,
@@ -60,7 +60,7 @@ impl Traffic {
         let ends = Ends { source: source.into(), destination: destination.into() };
         let pair = pairs.entry(ends).or_insert_with(|| {
             Arc::new(Pair {
-                latency: Histogram::new(&BOUNDS),
+                latency: Arc::new(Histogram::new(&BOUNDS)),
                 failed: Mutex::default(),
                 traces: Mutex::default(),
             })
@@ -169,7 +169,7 @@ impl fmt::Display for Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::Ordering, time::Duration};
+    use std::sync::atomic::Ordering;
 
     use super::{BOUNDS, Outcome, Traffic};
     use crate::reason::{GrpcCode, Reason};
@@ -187,7 +187,7 @@ mod tests {
         let traffic = Traffic::default();
         let pair = traffic.pair("front.shop", "orders.shop");
         for micros in [999, 1_000, 1_001, 1_415, 60_000_000] {
-            pair.latency.observe(Duration::from_micros(micros));
+            pair.latency.observe_alone(micros * 1_000);
         }
         for outcome in [
             Outcome::Reason(Reason::NoEndpoint),

@@ -1,11 +1,12 @@
 //! Spans: built from records and sent by OTLP over gRPC, by one task behind a bounded queue.
 //!
-//! A worker only puts the record into the queue; the task makes spans of it, gathers them and hands
-//! them to opentelemetry-otlp. The SDK's own batch processor is not used, because it can neither
-//! say how many spans it lost nor change its collector while it runs. What is lost, because the
-//! queue is full or the collector does not take it, is counted.
+//! A worker only puts the record into the queue; the task writes spans of it, gathers them and sends
+//! them. The SDK's own processor and exporter are not used: they can neither say how many spans they
+//! lost nor change their collector while they run, and they cost more than the requests. What is lost,
+//! because the queue is full or the collector does not take it, is counted.
 
 mod data;
+mod wire;
 
 use std::{
     sync::{
@@ -15,20 +16,28 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::{
-    Resource,
-    error::OTelSdkResult,
-    resource::TelemetryResourceDetector,
-    trace::{SpanData, SpanExporter as _},
-};
+use bytes::{BufMut as _, Bytes};
+use http::uri::PathAndQuery;
+use opentelemetry::KeyValue;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector};
+use prost::Message as _;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::Instant,
+    sync::{
+        mpsc::{self, error::TryRecvError},
+        oneshot, watch,
+    },
+    time::{Instant, sleep},
+};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Channel, Endpoint},
 };
 
-use super::record::Record;
+use self::data::Batch;
+use super::{chain, record::Record};
 use crate::task;
 
 /// Records that may wait.
@@ -37,7 +46,9 @@ const QUEUE_RECORDS_MAX: usize = 2048;
 const BATCH_SPANS_MAX: usize = 512;
 /// How long a span waits for others.
 const BATCH_WAIT: Duration = Duration::from_secs(1);
-/// How long sending may take, with the exporter's own retries.
+/// How often it is looked whether there are more.
+const GATHER: Duration = Duration::from_millis(20);
+/// How long sending may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Hands records to the sending task.
@@ -67,19 +78,18 @@ impl Spans {
         let (queue, records) = mpsc::channel(QUEUE_RECORDS_MAX);
         let on = AtomicBool::new(endpoint.is_some());
         let (endpoint, endpoints) = watch::channel(endpoint);
-        let scope = InstrumentationScope::builder("outrigger")
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .build();
         let resource = Resource::builder_empty()
             .with_detector(Box::new(TelemetryResourceDetector))
             .with_attributes(resource)
             .build();
+        let attributes: Vec<KeyValue> =
+            resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
         let sender = Sender {
             records,
             endpoints,
-            exporter: None,
-            resource,
-            scope,
+            collector: None,
+            resource: wire::resource(attributes.iter()),
+            scope: wire::scope("outrigger", env!("CARGO_PKG_VERSION")),
             dropped: Arc::clone(&dropped),
             failing: false,
         };
@@ -129,9 +139,10 @@ struct Sender {
     records: mpsc::Receiver<Message>,
     endpoints: watch::Receiver<Option<String>>,
     /// For the endpoint last seen; `None`: it has none, or a malformed one.
-    exporter: Option<SpanExporter>,
-    resource: Resource,
-    scope: InstrumentationScope,
+    collector: Option<Grpc<Channel>>,
+    /// As OTLP has them.
+    resource: Vec<u8>,
+    scope: Vec<u8>,
     dropped: Arc<AtomicU64>,
     failing: bool,
 }
@@ -139,86 +150,142 @@ struct Sender {
 impl Sender {
     async fn run(mut self) {
         self.connect();
+        let mut batch = Batch::default();
         while let Some(message) = self.records.recv().await {
-            let mut batch = Vec::new();
-            let mut flushed = self.take(message, &mut batch);
+            let mut flushed = take(message, &mut batch);
             let until = Instant::now() + BATCH_WAIT;
-            while flushed.is_none() && batch.len() < BATCH_SPANS_MAX {
-                match tokio::time::timeout_at(until, self.records.recv()).await {
-                    Ok(Some(message)) => flushed = self.take(message, &mut batch),
-                    Ok(None) | Err(_) => break,
+            while flushed.is_none() && batch.spans < BATCH_SPANS_MAX {
+                match self.records.try_recv() {
+                    Ok(message) => flushed = take(message, &mut batch),
+                    // Waiting for the next one would let each of them wake this task.
+                    Err(TryRecvError::Empty) if Instant::now() < until => sleep(GATHER).await,
+                    Err(_) => break,
                 }
             }
             if self.endpoints.has_changed().unwrap_or(false) {
                 self.connect();
             }
-            self.export(batch).await;
+            self.export(&batch).await;
+            (batch.spans, batch.bytes) = (0, Vec::new());
             if let Some(flushed) = flushed {
                 let _nobody_waits = flushed.send(());
             }
         }
     }
 
-    fn take(&self, message: Message, batch: &mut Vec<SpanData>) -> Option<oneshot::Sender<()>> {
-        match message {
-            Message::Record(record) => {
-                data::extend(batch, &record, &self.scope);
-                None
-            }
-            Message::Flush(done) => Some(done),
-        }
-    }
-
-    /// Makes the exporter for the newest endpoint. It dials when it first sends.
+    /// Sends to the newest endpoint from now on. It is dialled when something is first sent.
     fn connect(&mut self) {
         let endpoint = self.endpoints.borrow_and_update().clone();
         self.failing = false;
-        self.exporter = endpoint.and_then(|endpoint| {
-            let built = SpanExporter::builder()
-                .with_tonic()
-                .with_endpoint(&endpoint)
-                .with_timeout(EXPORT_TIMEOUT)
-                .build();
-            match built {
-                Ok(mut exporter) => {
-                    exporter.set_resource(&self.resource);
-                    Some(exporter)
-                }
+        self.collector =
+            endpoint.and_then(|endpoint| match Endpoint::from_shared(endpoint.clone()) {
+                Ok(built) => Some(Grpc::new(built.connect_lazy())),
                 Err(error) => {
                     tracing::warn!(endpoint, %error, "no spans are sent: the endpoint is wrong");
                     None
                 }
-            }
-        });
+            });
     }
 
-    async fn export(&mut self, batch: Vec<SpanData>) {
-        if batch.is_empty() {
+    async fn export(&mut self, batch: &Batch) {
+        if batch.spans == 0 {
             return;
         }
-        let spans = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-        let result: OTelSdkResult = match &self.exporter {
-            Some(exporter) => exporter.export(batch).await,
-            // Switched off, or never right: said when it happened.
-            None => {
-                self.dropped.fetch_add(spans, Ordering::Relaxed);
-                return;
-            }
+        let spans = u64::try_from(batch.spans).unwrap_or(u64::MAX);
+        // Switched off, or never right: said when it happened.
+        let Some(collector) = &mut self.collector else {
+            self.dropped.fetch_add(spans, Ordering::Relaxed);
+            return;
         };
-        match result {
-            Ok(()) if self.failing => tracing::info!("spans are sent again"),
-            Ok(()) => {}
-            Err(error) => {
+        let request = Bytes::from(wire::request(&self.resource, &self.scope, &batch.bytes));
+        let mut sent = send(collector, request.clone()).await;
+        // A connection that ended since the last time says so only now.
+        if sent.as_ref().is_err_and(|status| status.code() == Code::Unavailable) {
+            sent = send(collector, request).await;
+        }
+        match sent {
+            Ok(refused) => {
+                self.dropped.fetch_add(refused.min(spans), Ordering::Relaxed);
+                if self.failing {
+                    tracing::info!("spans are sent again");
+                }
+                self.failing = false;
+            }
+            Err(status) => {
                 self.dropped.fetch_add(spans, Ordering::Relaxed);
                 if !self.failing {
                     let endpoint = self.endpoints.borrow().clone().unwrap_or_default();
+                    let error = chain(&status);
                     tracing::warn!(endpoint, %error, "spans are lost: the collector takes none");
                 }
                 self.failing = true;
-                return;
             }
         }
-        self.failing = false;
+    }
+}
+
+fn take(message: Message, batch: &mut Batch) -> Option<oneshot::Sender<()>> {
+    match message {
+        Message::Record(record) => {
+            data::extend(batch, &record);
+            None
+        }
+        Message::Flush(done) => Some(done),
+    }
+}
+
+/// Sends an `ExportTraceServiceRequest` and gives how many spans the collector refused.
+async fn send(collector: &mut Grpc<Channel>, request: Bytes) -> Result<u64, Status> {
+    const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let sent = async {
+        collector.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        let path = PathAndQuery::from_static(EXPORT);
+        collector.unary(Request::new(request), path, Raw).await
+    };
+    // Connecting is in it, which the channel itself does not bound.
+    match tokio::time::timeout(EXPORT_TIMEOUT, sent).await {
+        Ok(sent) => Ok(sent?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded("it took too long")),
+    }
+}
+
+/// Requests that are bytes already; of a response only the number of refused spans.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = u64;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = u64;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<u64>, Status> {
+        let response = ExportTraceServiceResponse::decode(from)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let refused = response.partial_success.map_or(0, |partial| partial.rejected_spans);
+        Ok(Some(u64::try_from(refused).unwrap_or(0)))
     }
 }
 

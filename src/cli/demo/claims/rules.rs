@@ -33,7 +33,7 @@ pub(super) async fn denied(shop: &Shop) -> anyhow::Result<String> {
         Err(status) => return Err(unlike("PERMISSION_DENIED (denied)", call::say(&status))),
         Ok(()) => return Err(unlike("PERMISSION_DENIED (denied)", "a receipt")),
     }
-    let trace = format!("{:032x}", context.trace_id);
+    let trace = format!("{:032x}", { context.trace_id });
     let log = shop.instance(&refuser.name)?.log();
     let policy = until(LOGGED_WITHIN, "the refusal in the log of payments", async || {
         let text = log.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
