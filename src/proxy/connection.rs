@@ -142,13 +142,28 @@ pub(super) struct Counts {
     pub(super) _of_worker: Counted,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+/// Serves one connection to its end. What opening it takes is in a box of its own, which is gone by
+/// then: connections are idle for long, and so hold little.
+pub(super) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    let opened = Box::pin(open(worker, accepted));
+    async move {
+        // Counted until its peer has heard the last word.
+        if let Some((link, _counts)) = opened.await {
+            link.run().await;
+        }
+    }
+}
+
+/// Finds out what is spoken and by whom; `None`: nothing is to be served.
+async fn open(worker: Rc<Worker>, accepted: Accepted) -> Option<(Rc<Link>, Rc<Counts>)> {
     let Accepted { socket, side, address, peer, counts } = accepted;
     let (counts, opened) = (Rc::new(counts), Instant::now());
     let (spoken, io) = match detect(socket).await {
         Ok(detected) => detected,
-        Err(error) => return tracing::debug!(%address, %error, "no request came"),
+        Err(error) => {
+            tracing::debug!(%address, %error, "no request came");
+            return None;
+        }
     };
     // Not before it has spoken: the one who dials notes its socket only once it is connected.
     let looped = peer.is_some_and(|peer| worker.core.own_sockets.contains(peer));
@@ -171,14 +186,15 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     match (&side, spoken) {
         (_, Spoken::Http1 | Spoken::Http2) => {
-            http(origin(side, spoken), plain(io), spoken, None).await;
+            return Some((http(origin(side, spoken), plain(io), spoken, None), counts));
         }
         (Side::Inbound { .. }, Spoken::Tls) => {
             match identify(&worker, io, opened + HANDSHAKE_MAX).await {
                 Ok(identified) => {
                     let Identified { wire, peer, sni, proof } = identified;
                     let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
-                    http(origin(side, Spoken::Http2), wire, Spoken::Http2, Some(proof)).await;
+                    let origin = origin(side, Spoken::Http2);
+                    return Some((http(origin, wire, Spoken::Http2, Some(proof)), counts));
                 }
                 Err(error) => tracing::info!(%address, %error, "a connection was refused"),
             }
@@ -190,6 +206,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         }
         (_, Spoken::Other) => tracing::info!(%address, "a connection spoke neither HTTP nor TLS"),
     }
+    None
 }
 
 /// What was read to see what is spoken, and the rest.
@@ -216,7 +233,6 @@ struct Identified {
 /// What keeps a TLS connection alive.
 pub(super) struct Proof {
     identity: Arc<Identity>,
-    chain: Vec<CertificateDer<'static>>,
     not_after: SystemTime,
 }
 
@@ -272,11 +288,10 @@ async fn handshake(
     };
     let (io, connection) = stream.into_inner();
     tls::require_alpn(&connection)?;
-    let chain = connection.peer_certificates().unwrap_or_default().to_vec();
-    let peer = tls::peer(&chain)?;
+    let peer = tls::peer(connection.peer_certificates().unwrap_or_default())?;
     let name = connection.server_name().unwrap_or_default();
     let sni = name.parse().map_err(|error| IdentifyError::Sni(name.to_owned(), error))?;
-    let proof = Proof { identity: Arc::clone(identity), chain, not_after: peer.not_after };
+    let proof = Proof { identity: Arc::clone(identity), not_after: peer.not_after };
     let (first, socket) = io.into_parts();
     Ok(Identified { wire: Wire::sealed(socket, connection.into(), first.into()), peer, sni, proof })
 }
@@ -289,8 +304,13 @@ struct Served {
     _open: InFlight,
 }
 
-/// Serves HTTP of either version.
-pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: Option<Proof>) {
+/// HTTP of either version, to be served by [`Link::run`].
+pub(super) fn http(
+    origin: Rc<Origin>,
+    wire: Wire,
+    spoken: Spoken,
+    proof: Option<Proof>,
+) -> Rc<Link> {
     let metrics = origin.worker.core.telemetry.metrics();
     let open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
     let hub = Rc::clone(&origin.worker.hub);
@@ -304,7 +324,7 @@ pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: 
     let not_after = proof.as_ref().map(|proof| proof.not_after);
     let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
     let served = Served { origin, proof, retire_at, _open: open };
-    Link::new(&hub, End::Near(Box::new(served)), codec, wire).run().await;
+    Link::new(&hub, End::Near(Box::new(served)), codec, wire)
 }
 
 impl Host for Served {
@@ -316,7 +336,9 @@ impl Host for Served {
         let origin = Rc::clone(&self.origin);
         Box::pin(async move {
             let (reason, what) = match why {
-                Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Overloaded => {
+                    (Reason::Overloaded, "too much waits here for slow readers".to_owned())
+                }
                 Refusal::Head(error @ StreamError::HeadTooLarge) => {
                     (Reason::HeadersTooLarge, error.to_string())
                 }
@@ -345,9 +367,9 @@ impl Host for Served {
         if draining || now >= self.retire_at { Outlook::Retire } else { Outlook::Stay }
     }
 
-    fn standing(&self) -> Outlook {
+    fn standing(&self, shown: &[CertificateDer<'_>]) -> Outlook {
         let Some(proof) = &self.proof else { return Outlook::Stay };
-        let standing = proof.identity.standing(&proof.chain, Role::Client, clock::now()).ok();
+        let standing = proof.identity.standing(shown, Role::Client, clock::now()).ok();
         if standing.is_none() {
             tracing::info!(address = %self.origin.address, "a peer is not trusted any more");
         }

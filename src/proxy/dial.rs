@@ -74,8 +74,6 @@ pub(super) struct Expected {
 pub(super) struct Proof {
     /// When its certificate ends.
     pub(super) not_after: SystemTime,
-    /// What it showed.
-    pub(super) chain: Vec<CertificateDer<'static>>,
 }
 
 /// An open connection.
@@ -206,13 +204,13 @@ impl Dialer {
         })?;
         let (_, connection) = stream.get_ref();
         tls::require_alpn(connection).map_err(|error| wrong(error.to_string()))?;
-        let chain = connection.peer_certificates().unwrap_or_default().to_vec();
-        let peer = tls::peer(&chain).map_err(|error| wrong(error.to_string()))?;
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let peer = tls::peer(chain).map_err(|error| wrong(error.to_string()))?;
         let (tcp, tls) = stream.into_inner();
         Ok(Dialled {
             socket: Socket::Tcp(tcp),
             tls: Some(tls),
-            proof: Some(Proof { not_after: peer.not_after, chain }),
+            proof: Some(Proof { not_after: peer.not_after }),
             own: None,
         })
     }

@@ -10,7 +10,7 @@
 //! | `request` `attempt` `ending` `exchange` | the story of a request |
 //! | `inbound` `outbound` `route` `lane` `headers` `memory` | where it goes and what is written |
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
-//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` | connections under way, and the turn of the loop |
+//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `window` `holding` `pressure` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
 //! | `pool` `dial` `expiry` | what goes out |
 
@@ -29,6 +29,7 @@ mod exchange;
 mod expiry;
 mod fault;
 mod headers;
+mod holding;
 mod host;
 mod hub;
 mod inbound;
@@ -38,6 +39,7 @@ mod link;
 mod memory;
 mod outbound;
 mod pool;
+mod pressure;
 mod request;
 mod route;
 mod settings;
