@@ -16,6 +16,8 @@ const STREAMS: &str = "10000";
 const BOUND: Duration = Duration::from_secs(60);
 /// How long a process has to give memory back.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long for what handshakes took.
+const GIVEN_BACK: Duration = Duration::from_secs(3);
 
 /// What a pair's memory came to; for both sidecars where there are two.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +40,10 @@ pub(crate) async fn measure(place: &Place, pair: &Pair) -> Result<Memory> {
     let fresh = resident()?;
     // The first few connections make what all share.
     let first = handshake::open_many(place, pair.inbound, 20).await?;
+    sleep(GIVEN_BACK).await;
     let before = resident()?[1];
     let idle = handshake::open_many(place, pair.inbound, CONNECTIONS as usize).await?;
-    sleep(Duration::from_secs(1)).await;
+    sleep(GIVEN_BACK).await;
     let connection = (resident()?[1] - before) / f64::from(CONNECTIONS);
     drop((first, idle));
     burst(place, pair, "100").await?;

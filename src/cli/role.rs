@@ -34,6 +34,15 @@ impl Common {
     }
 }
 
+/// Asks the system for pages of the usual size only: a huge one costs 2 MB, of which a thread of a
+/// sidecar uses little. A system that can not is left as it is. Children would inherit it, so this is
+/// for roles that start none.
+pub(super) fn small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
+}
+
 /// Runs a role to its end.
 pub(super) fn run(
     role: impl Future<Output = Result<ExitCode, Failure>>,

@@ -269,6 +269,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     options.listen = args.listen();
     options.logging = Some(Arc::clone(&logging));
     let announce = Announce { stdout: true, ..args.common.announce() };
+    role::small_pages();
     role::run(async {
         sidecar::serve(options, announce).await?;
         Ok(ExitCode::SUCCESS)

@@ -138,6 +138,14 @@ impl Codec {
         both!(self, codec => codec.credit(stream, bytes));
     }
 
+    /// Changes what the peer may have under way on each stream; HTTP/1.1 has no such window.
+    pub(super) fn set_stream_window(&mut self, size: u32, now: Instant) {
+        match self {
+            Self::Http1(_) => {}
+            Self::Http2(codec) => codec.set_stream_window(size, now),
+        }
+    }
+
     pub(super) fn wants_input(&self) -> bool {
         both!(self, codec => codec.wants_input())
     }

@@ -146,8 +146,20 @@ pub(super) struct Counts {
     pub(super) _of_worker: Counted,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+/// Serves one connection to its end. What opening it takes is in a box of its own, which is gone by
+/// then: connections are idle for long, and so hold little.
+pub(super) fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    let opened = Box::pin(open(worker, accepted));
+    async move {
+        // Counted until its peer has heard the last word.
+        if let Some((link, _counts)) = opened.await {
+            link.run().await;
+        }
+    }
+}
+
+/// Finds out what is spoken and by whom; `None`: nothing is to be served.
+async fn open(worker: Rc<Worker>, accepted: Accepted) -> Option<(Rc<Link>, Rc<Counts>)> {
     let Accepted { socket, side, address, ends, counts } = accepted;
     let (counts, opened) = (Rc::new(counts), Instant::now());
     let leads_to = match side.fixed() {
@@ -163,7 +175,10 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     let (spoken, io) = match detected {
         Ok(detected) => detected,
-        Err(error) => return tracing::debug!(%address, %error, "no request came"),
+        Err(error) => {
+            tracing::debug!(%address, %error, "no request came");
+            return None;
+        }
     };
     // Not before it has spoken: the one who dials notes its socket only once it is connected.
     let looped = ends.is_some_and(|ends| worker.core.own_sockets.contains(ends));
@@ -186,7 +201,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     };
     match (&side, spoken) {
         (_, Spoken::Http1 | Spoken::Http2) => {
-            http(origin(side, spoken), plain(io), spoken, None).await;
+            return Some((http(origin(side, spoken), plain(io), spoken, None), counts));
         }
         (Side::Inbound { .. }, Spoken::Tls) => {
             match identify(&worker, io, opened + HANDSHAKE_MAX).await {
@@ -195,7 +210,10 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                     let side = Side::Inbound { peer: Some(peer), sni: Some(sni) };
                     let origin = origin(side, Spoken::Http2);
                     match carried {
-                        Carried::Requests => http(origin, wire, Spoken::Http2, Some(proof)).await,
+                        Carried::Requests => {
+                            let link = http(origin, wire, Spoken::Http2, Some(proof));
+                            return Some((link, counts));
+                        }
                         Carried::Bytes => Box::pin(opaque::inbound(origin, wire, proof)).await,
                     }
                 }
@@ -209,7 +227,8 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         }
         (_, Spoken::Other) => {
             let Some(target) = leads_to else {
-                return tracing::info!(%address, "a connection spoke neither HTTP nor TLS");
+                tracing::info!(%address, "a connection spoke neither HTTP nor TLS");
+                return None;
             };
             let authority = side.fixed().map(|(service, port)| format!("{service}:{port}"));
             let origin = origin(side, spoken);
@@ -217,6 +236,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             Box::pin(opaque::outbound(exchange, target, Near::Open(plain(io)))).await;
         }
     }
+    None
 }
 
 /// What a listener leads to, if that is there.
@@ -253,7 +273,6 @@ struct Identified {
 /// What keeps a TLS connection alive.
 pub(super) struct Proof {
     pub(super) identity: Arc<Identity>,
-    pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) not_after: SystemTime,
 }
 
@@ -309,11 +328,10 @@ async fn handshake(
     };
     let (io, connection) = stream.into_inner();
     let carried = tls::carried(&connection)?;
-    let chain = connection.peer_certificates().unwrap_or_default().to_vec();
-    let peer = tls::peer(&chain)?;
+    let peer = tls::peer(connection.peer_certificates().unwrap_or_default())?;
     let name = connection.server_name().unwrap_or_default();
     let sni = name.parse().map_err(|error| IdentifyError::Sni(name.to_owned(), error))?;
-    let proof = Proof { identity: Arc::clone(identity), chain, not_after: peer.not_after };
+    let proof = Proof { identity: Arc::clone(identity), not_after: peer.not_after };
     let (first, socket) = io.into_parts();
     let wire = Wire::sealed(socket, connection.into(), first.into());
     Ok(Identified { wire, peer, sni, proof, carried })
@@ -327,8 +345,13 @@ struct Served {
     _open: InFlight,
 }
 
-/// Serves HTTP of either version.
-pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: Option<Proof>) {
+/// HTTP of either version, to be served by [`Link::run`].
+pub(super) fn http(
+    origin: Rc<Origin>,
+    wire: Wire,
+    spoken: Spoken,
+    proof: Option<Proof>,
+) -> Rc<Link> {
     let metrics = origin.worker.core.telemetry.metrics();
     let open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
     let hub = Rc::clone(&origin.worker.hub);
@@ -342,7 +365,7 @@ pub(super) async fn http(origin: Rc<Origin>, wire: Wire, spoken: Spoken, proof: 
     let not_after = proof.as_ref().map(|proof| proof.not_after);
     let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
     let served = Served { origin, proof, retire_at, _open: open };
-    Link::new(&hub, End::Near(Box::new(served)), codec, wire).run().await;
+    Link::new(&hub, End::Near(Box::new(served)), codec, wire)
 }
 
 impl Host for Served {
@@ -357,7 +380,9 @@ impl Host for Served {
         let origin = Rc::clone(&self.origin);
         Story::Other(Box::pin(async move {
             let (reason, what) = match why {
-                Refusal::Overloaded => (Reason::Overloaded, "too much waits here".to_owned()),
+                Refusal::Overloaded => {
+                    (Reason::Overloaded, "too much waits here for slow readers".to_owned())
+                }
                 Refusal::Draining => (Reason::Draining, request::DRAINING.to_owned()),
                 Refusal::Head(error @ StreamError::HeadTooLarge) => {
                     (Reason::HeadersTooLarge, error.to_string())
@@ -391,9 +416,9 @@ impl Host for Served {
         self.origin.worker.core.cut_off.started()
     }
 
-    fn standing(&self) -> Outlook {
+    fn standing(&self, shown: &[CertificateDer<'_>]) -> Outlook {
         let Some(proof) = &self.proof else { return Outlook::Stay };
-        let standing = proof.identity.standing(&proof.chain, Role::Client, clock::now()).ok();
+        let standing = proof.identity.standing(shown, Role::Client, clock::now()).ok();
         if standing.is_none() {
             tracing::info!(address = %self.origin.address, "a peer is not trusted any more");
         }

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     Discover, Settings, Shared, destination::Table, dial::Dialer, ends::OwnSockets,
+    pressure::Pressure,
     settings::FIRST_ANSWER_MAX,
 };
 use crate::{
@@ -28,6 +29,8 @@ pub(super) struct Core {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) dialer: Arc<Dialer>,
     pub(super) own_sockets: Arc<OwnSockets>,
+    /// How much waits in all workers.
+    pub(super) pressure: Arc<Pressure>,
     /// Held by every connection of other sidecars.
     pub(super) inbound_drain: Drain,
     /// Held by every connection of the application.
@@ -55,6 +58,7 @@ impl Core {
         );
         Arc::new(Self {
             own_name: settings.service.to_string().into(),
+            pressure: Pressure::new(settings.waiting_bytes_max),
             settings,
             identity: shared.identity.clone(),
             discover: Arc::clone(&shared.discover),

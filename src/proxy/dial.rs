@@ -77,8 +77,6 @@ pub(super) struct Expected {
 pub(super) struct Proof {
     /// When its certificate ends.
     pub(super) not_after: SystemTime,
-    /// What it showed.
-    pub(super) chain: Vec<CertificateDer<'static>>,
 }
 
 /// An open connection.
@@ -226,13 +224,13 @@ impl Dialer {
             Ok(_) => return Err(wrong(tls::PeerError::Alpn.to_string())),
             Err(error) => return Err(wrong(error.to_string())),
         }
-        let chain = connection.peer_certificates().unwrap_or_default().to_vec();
-        let peer = tls::peer(&chain).map_err(|error| wrong(error.to_string()))?;
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let peer = tls::peer(chain).map_err(|error| wrong(error.to_string()))?;
         let (tcp, tls) = stream.into_inner();
         Ok(Dialled {
             socket: Socket::Tcp(tcp),
             tls: Some(tls),
-            proof: Some(Proof { not_after: peer.not_after, chain }),
+            proof: Some(Proof { not_after: peer.not_after }),
             own: None,
         })
     }

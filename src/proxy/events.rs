@@ -6,7 +6,6 @@ use std::{rc::Rc, time::Instant};
 use super::{
     host::{End, Refusal},
     link::Link,
-    settings::WAITING_BYTES_MAX,
     splice::{Head, Listener, Stream},
     stream::{Caller, Incoming},
     tasks::Story,
@@ -32,7 +31,7 @@ impl Link {
     fn handle(self: &Rc<Self>, event: Event<'_>, now: Instant) {
         match event {
             Event::Head { stream, head, end } => match &self.end {
-                End::Near(host) if self.hub.waiting() > WAITING_BYTES_MAX => {
+                End::Near(host) if self.hub.waiting.is_over() => {
                     let refuse = |one| host.refuse(one, Refusal::Overloaded);
                     self.begin(stream, head, end, now, refuse);
                 }

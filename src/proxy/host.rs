@@ -1,6 +1,8 @@
 //! What a connection is told by those to whom it belongs: the requests of one that was accepted are
 //! handed to a host, one that was dialled belongs to the pool.
 
+use rustls_pki_types::CertificateDer;
+
 use super::{pool::Far, stream::Incoming, tasks::Story};
 use crate::{http::StreamError, tls::Standing};
 
@@ -18,8 +20,8 @@ pub(super) trait Host {
     /// Whether there is no time left for requests.
     fn is_cut_off(&self) -> bool;
 
-    /// Whether it may go on for its peer's certificates.
-    fn standing(&self) -> Outlook;
+    /// Whether it may go on for the certificates that its peer has shown.
+    fn standing(&self, shown: &[CertificateDer<'_>]) -> Outlook;
 
     /// As in logs.
     fn name(&self) -> &str;

@@ -7,13 +7,15 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     link::Link,
+    pressure::{Pressure, Share},
     tasks::{Tasks, Woken},
     wire::Buffers,
 };
@@ -41,12 +43,14 @@ pub(super) struct Hub {
     handshakes: Cell<u32>,
     held_up: RefCell<Vec<Waker>>,
     /// Bytes of bodies that wait in this worker.
-    waiting: Cell<usize>,
+    pub(super) waiting: Share,
+    /// Told when windows are to become small.
+    pub(super) turned: Notify,
 }
 
 impl Hub {
     /// Nothing yet, and what its [`Self::flush`] needs.
-    pub(super) fn new() -> (Rc<Self>, Woken) {
+    pub(super) fn new(pressure: &Arc<Pressure>) -> (Rc<Self>, Woken) {
         let (tasks, woken) = Tasks::new();
         let hub = Self {
             tasks,
@@ -58,7 +62,8 @@ impl Hub {
             links: RefCell::default(),
             handshakes: Cell::new(0),
             held_up: RefCell::default(),
-            waiting: Cell::new(0),
+            waiting: Share::new(pressure),
+            turned: Notify::new(),
         };
         (Rc::new(hub), woken)
     }
@@ -188,16 +193,13 @@ impl Hub {
 
     /// Notes that body bytes wait.
     pub(super) fn wait(&self, bytes: usize) {
-        self.waiting.set(self.waiting.get() + bytes);
+        if self.waiting.wait(bytes) && self.waiting.has_turned() {
+            self.turned.notify_one();
+        }
     }
 
     /// Notes that they went on or were dropped.
     pub(super) fn went(&self, bytes: usize) {
-        self.waiting.set(self.waiting.get().saturating_sub(bytes));
-    }
-
-    /// Bytes of bodies that wait in this worker.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.get()
+        self.waiting.went(bytes);
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Link {
     paused: Cell<bool>,
     /// Whether the socket takes no more for now.
     pub(super) blocked: Cell<bool>,
+    /// Output that waits for the socket, as it counts in the hub.
+    unwritten: Cell<usize>,
     /// Whether nothing more can be read.
     lost: Cell<bool>,
     /// Whether it is to end now.
@@ -81,6 +83,7 @@ impl Link {
             dirty: Cell::new(false),
             paused: Cell::new(false),
             blocked: Cell::new(false),
+            unwritten: Cell::new(0),
             lost: Cell::new(false),
             over: Cell::new(false),
             draining: Cell::new(false),
@@ -94,13 +97,16 @@ impl Link {
     pub(super) async fn run(self: Rc<Self>) {
         let ending = Ending(Rc::clone(&self));
         self.with(|_| {});
+        if let Some(window) = self.hub.waiting.narrow() {
+            self.set_window(window);
+        }
         poll_fn(|cx| self.poll(cx)).await;
         let wire = self.wire.take();
         let heard = self.lost.get();
         drop(ending);
         drop(self);
         if let Some(wire) = wire.filter(|_| !heard) {
-            linger(wire.into_socket()).await;
+            Box::pin(linger(wire.into_socket())).await;
         }
     }
 
@@ -297,9 +303,13 @@ impl Link {
     /// Looks at the peer's certificates again: the connection is cut when they are not trusted any more,
     /// and replaced in order when their root is about to be dropped.
     pub(super) fn recheck(self: &Rc<Self>) {
-        let standing = match &self.end {
-            End::Near(host) => host.standing(),
-            End::Far(far) => far.standing(),
+        let standing = {
+            let wire = self.wire.borrow();
+            let shown = wire.as_ref().map_or(&[][..], Wire::peer_certificates);
+            match &self.end {
+                End::Near(host) => host.standing(shown),
+                End::Far(far) => far.standing(shown),
+            }
         };
         match standing {
             Outlook::Stay => {}
@@ -338,6 +348,12 @@ impl Link {
         }
         self.with(|codec| codec.tick(now));
         self.revive();
+    }
+
+    /// Changes what its peer may have under way on each stream.
+    pub(super) fn set_window(self: &Rc<Self>, window: u32) {
+        let now = self.hub.now();
+        self.with(|codec| codec.set_stream_window(window, now));
     }
 
     /// The peer has ended or broken the connection.
@@ -404,6 +420,11 @@ impl Link {
             self.hub.give(std::mem::take(output));
         }
         codec.flushed(left);
+        let unwritten = left + wire.unsent();
+        if unwritten != self.unwritten.get() {
+            self.hub.went(self.unwritten.replace(unwritten));
+            self.hub.wait(unwritten);
+        }
         if left == 0 && written == Written::All && codec.ends_output() {
             wire.shut_down(&mut cx);
         }
@@ -461,6 +482,13 @@ impl Link {
         if let End::Far(far) = &self.end {
             far.changed(self);
         }
+    }
+}
+
+/// What it had left to write counts no more.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.hub.went(self.unwritten.get());
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `request` `attempt` `ending` `exchange` | the story of a request |
 //! | `inbound` `outbound` `route` `lane` `headers` `memory` | where it goes and what is written |
 //! | `stream` `splice` | its two ends as the story sees them, and how bodies pass between them |
-//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `room` `window` | connections under way, and the turn of the loop |
+//! | `link` `events` `host` `codec` `wire` `hub` `tasks` `room` `window` `holding` `pressure` | connections under way, and the turn of the loop |
 //! | `connection` `detect` `tunnel` `bytes` | what comes in |
 //! | `opaque` `relay` | what is no HTTP |
 //! | `pool` `dial` `expiry` | what goes out |
@@ -32,6 +32,7 @@ mod exchange;
 mod expiry;
 mod fault;
 mod headers;
+mod holding;
 mod host;
 mod hub;
 mod inbound;
@@ -44,6 +45,7 @@ mod opaque;
 mod outbound;
 mod plan;
 mod pool;
+mod pressure;
 mod relay;
 mod request;
 mod room;

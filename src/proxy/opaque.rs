@@ -121,12 +121,13 @@ pub(super) async fn inbound(origin: Rc<Origin>, wire: Wire, proof: Proof) {
     let authority = authority.split_once('.').map(|(port, name)| format!("{name}:{port}"));
     let mut exchange = begin(&origin, &authority.unwrap_or_default());
     exchange.record.protocol = "tcp";
+    let trust = Trust::of_caller(proof, &wire);
     let near = Near::Open(wire);
     let mut policy = Name::default();
     let route = super::inbound::connection(&origin, &mut policy).await;
     exchange.record.policy = policy;
     match route {
-        Ok(route) => carry(&mut exchange, &route, near, Some(Trust::of_caller(proof))).await,
+        Ok(route) => carry(&mut exchange, &route, near, Some(trust)).await,
         Err(rejection) => near.refuse(&mut exchange, &rejection),
     }
 }
@@ -346,7 +347,7 @@ async fn try_once<'a>(
     };
     let trust = core.identity.as_ref().zip(proof).map(|(identity, proof)| Trust {
         identity: Arc::clone(identity),
-        chain: proof.chain,
+        chain: far.peer_certificates().to_vec(),
         not_after: proof.not_after,
         role: Role::Server,
     });
@@ -397,8 +398,9 @@ fn distrusted(reason: Reason) -> Rejection {
 }
 
 impl Trust {
-    fn of_caller(proof: Proof) -> Self {
-        let Proof { identity, chain, not_after } = proof;
+    fn of_caller(proof: Proof, wire: &Wire) -> Self {
+        let Proof { identity, not_after } = proof;
+        let chain = wire.peer_certificates().to_vec();
         Self { identity, chain, not_after, role: Role::Client }
     }
 }

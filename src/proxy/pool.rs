@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustls_pki_types::CertificateDer;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -415,10 +416,12 @@ impl Far {
         }
     }
 
-    /// Whether its peer's certificates would still be accepted.
-    pub(super) fn standing(&self) -> Outlook {
-        let Some(proof) = &self.proof else { return Outlook::Stay };
-        Outlook::of(self.dialer.standing(&proof.chain, clock::now()))
+    /// Whether the certificates that its peer has shown would still be accepted.
+    pub(super) fn standing(&self, shown: &[CertificateDer<'_>]) -> Outlook {
+        if self.proof.is_none() {
+            return Outlook::Stay;
+        }
+        Outlook::of(self.dialer.standing(shown, clock::now()))
     }
 }
 

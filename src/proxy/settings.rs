@@ -3,6 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use super::pressure;
 use crate::{http1, http2, units::ServiceName};
 
 /// What a proxy is started with.
@@ -28,6 +29,9 @@ pub struct Settings {
     pub external_proxy: Option<String>,
     /// Hosts, or with a leading dot domains, that are reached without `external_proxy`.
     pub external_direct: Vec<String>,
+    /// Bytes of bodies that may wait in the process for slow readers or for another attempt. By
+    /// default a quarter of the memory that the system lets it have, and at most 256 MiB.
+    pub waiting_bytes_max: usize,
 }
 
 impl Settings {
@@ -43,6 +47,7 @@ impl Settings {
             connection_age_max: CONNECTION_AGE_MAX,
             external_proxy: None,
             external_direct: Vec::new(),
+            waiting_bytes_max: pressure::waiting_max(),
         }
     }
 
@@ -132,7 +137,9 @@ pub(super) const HTTP1_IDLE_MAX: Duration = Duration::from_secs(4);
 pub(super) const HTTP2_IDLE_MAX: Duration = Duration::from_secs(90);
 /// What a sender may have under way on one stream, and so the most of it that waits here.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// Body bytes that may wait in one worker; beyond it new requests are refused.
+/// The same while much waits: what a slow reader costs then, and with a thousand of them all the rest.
+pub(super) const STREAM_WINDOW_TIGHT_BYTES: u32 = 32 * 1024;
+/// Bytes of bodies that may wait in the process where its memory has no limit.
 pub(super) const WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long a tunnel may be silent in both directions.
 pub(super) const TUNNEL_IDLE_MAX: Duration = Duration::from_secs(3600);

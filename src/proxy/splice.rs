@@ -10,7 +10,11 @@ use std::{
     time::Instant,
 };
 
-use super::{link::Link, tasks::Key};
+use super::{
+    holding::{Inbox, Kept},
+    link::Link,
+    tasks::Key,
+};
 use crate::http::{ErrorCode, HeaderBlock, StreamError, fields, grpc};
 
 /// What a stream's own side has sent.
@@ -85,98 +89,6 @@ pub(super) struct Head {
     pub(super) informational: bool,
 }
 
-/// Bytes that wait.
-#[derive(Default)]
-pub(super) struct Inbox {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-/// What was passed on and may be needed again.
-#[derive(Default)]
-pub(super) struct Kept {
-    bytes: Vec<u8>,
-    /// How much may be kept; 0 when nothing is.
-    max: usize,
-    /// Whether something that passed is not here.
-    lost: bool,
-    /// How much of it the current attempt has got.
-    replayed: usize,
-}
-
-impl Inbox {
-    pub(super) fn rest(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
-    }
-
-    fn push(&mut self, data: &[u8], link: &Link) {
-        if self.bytes.capacity() == 0 {
-            self.bytes = link.hub.scrap(data.len());
-        }
-        self.bytes.extend_from_slice(data);
-        link.hub.wait(data.len());
-    }
-
-    pub(super) fn take(&mut self, length: usize, link: &Link) {
-        self.start += length;
-        link.hub.went(length);
-        if self.start == self.bytes.len() {
-            self.start = 0;
-            link.hub.give(std::mem::take(&mut self.bytes));
-        }
-    }
-}
-
-impl Kept {
-    /// Keeps what passes from now on, up to `max` bytes.
-    pub(super) fn begin(&mut self, max: usize) {
-        self.max = max;
-    }
-
-    /// Keeps nothing any more. What the current attempt has not got yet stays until it has.
-    pub(super) fn commit(&mut self, link: &Link) {
-        self.max = 0;
-        if self.replayed == self.bytes.len() {
-            self.forget(link);
-        }
-    }
-
-    fn forget(&mut self, link: &Link) {
-        self.lost |= !self.bytes.is_empty();
-        self.replayed = 0;
-        link.hub.give(std::mem::take(&mut self.bytes));
-    }
-
-    /// Whether everything that passed is here.
-    pub(super) fn is_whole(&self) -> bool {
-        !self.lost
-    }
-
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.replayed..]
-    }
-
-    fn passed(&mut self, data: &[u8], link: &Link) {
-        if self.lost || data.is_empty() {
-            return;
-        }
-        if self.bytes.len() + data.len() > self.max {
-            self.lost = true;
-            self.forget(link);
-            return;
-        }
-        if self.bytes.capacity() == 0 {
-            self.bytes = link.hub.scrap(data.len());
-        }
-        self.bytes.extend_from_slice(data);
-        self.replayed = self.bytes.len();
-    }
-}
-
 impl Received {
     fn new(now: Instant) -> Self {
         Self {
@@ -203,7 +115,7 @@ impl Received {
 
     /// Begins another attempt, which gets everything.
     pub(super) fn rewind(&mut self) {
-        self.kept.replayed = 0;
+        self.kept.rewind();
         self.end_passed = false;
     }
 
@@ -331,14 +243,10 @@ impl Stream {
         if !received.kept.rest().is_empty() {
             let last = all && received.inbox.is_empty();
             let taken = to.link.send(to.id, received.kept.rest(), last);
-            received.kept.replayed += taken;
-            if !received.kept.rest().is_empty() {
+            if !received.kept.replayed(taken, &self.link) {
                 return;
             }
             received.end_passed |= last;
-            if received.kept.max == 0 {
-                received.kept.forget(&self.link);
-            }
         }
         let mut passed = 0;
         if !received.inbox.is_empty() {
@@ -466,8 +374,7 @@ impl Stream {
             let mut received = self.received.borrow_mut();
             let waited = received.inbox.rest().len();
             received.inbox.take(waited, &self.link);
-            received.kept.max = 0;
-            received.kept.forget(&self.link);
+            received.kept.give_up(&self.link);
             received.trailers = None;
             waited
         };
@@ -488,6 +395,14 @@ impl Stream {
             self.link.reset(self.id, code);
             self.link.remove(self.id);
         }
+    }
+}
+
+/// Whatever ends it, what it held counts no more.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let received = self.received.get_mut();
+        self.link.hub.went(received.inbox.rest().len() + received.kept.len());
     }
 }
 

@@ -116,7 +116,7 @@ async fn inside(origin: Rc<Origin>, mut exchange: Exchange, target: Target, call
             exchange.forget();
             drop(exchange);
             let inside = origin.inside(spoken);
-            Box::pin(connection::http(inside, connection::plain(io), spoken, None)).await;
+            connection::http(inside, connection::plain(io), spoken, None).run().await;
         }
         Spoken::Tls => {
             let what = "the mesh encrypts by itself: let the client speak plaintext to this name";

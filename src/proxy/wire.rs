@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustls_pki_types::CertificateDer;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
@@ -43,6 +44,8 @@ pub(super) struct Wire {
     fresh: bool,
     /// Whether the peer has ended its side of TLS.
     closed: bool,
+    /// What was sealed since nothing was left that TLS had to write.
+    sealed: usize,
 }
 
 /// How a write went.
@@ -57,13 +60,13 @@ pub(super) enum Written {
 impl Wire {
     /// A socket in plaintext; `first` was read from it already.
     pub(super) fn plain(socket: Socket, first: Vec<u8>) -> Self {
-        Self { socket, tls: None, first, fresh: false, closed: false }
+        Self { socket, tls: None, first, fresh: false, closed: false, sealed: 0 }
     }
 
     /// A socket whose TLS handshake is done; `first` is ciphertext that was read and not given to it.
     pub(super) fn sealed(socket: Socket, mut tls: rustls::Connection, first: Vec<u8>) -> Self {
         tls.set_buffer_limit(None);
-        Self { socket, tls: Some(Box::new(tls)), first, fresh: true, closed: false }
+        Self { socket, tls: Some(Box::new(tls)), first, fresh: true, closed: false, sealed: 0 }
     }
 
     /// Reads once, and opens it behind the first `from` bytes of `buffers.plain`. Returns how many
@@ -125,7 +128,11 @@ impl Wire {
         let mut done = 0;
         let written = match &mut self.tls {
             None => drain_plain(&mut self.socket, cx, output, &mut done),
-            Some(tls) => drain_sealed(&mut self.socket, tls, cx, output, &mut done),
+            Some(tls) => {
+                let written = drain_sealed(&mut self.socket, tls, cx, output, &mut done);
+                self.sealed = if tls.wants_write() { self.sealed + done } else { 0 };
+                written
+            }
         };
         if done == output.len() {
             output.clear();
@@ -133,6 +140,16 @@ impl Wire {
             output.drain(..done);
         }
         written
+    }
+
+    /// Bytes, about, that were sealed and wait for the socket.
+    pub(super) fn unsent(&self) -> usize {
+        self.sealed.min(SEAL_BYTES)
+    }
+
+    /// The certificates that the peer has shown; TLS keeps them.
+    pub(super) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.tls.as_ref().and_then(|tls| tls.peer_certificates()).unwrap_or_default()
     }
 
     /// Says in TLS that nothing more comes, as far as the socket takes it at once.

@@ -126,7 +126,7 @@ impl Crew {
 
 /// Serves what it is handed until nobody can hand it anything any more.
 async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
-    let (hub, woken) = Hub::new();
+    let (hub, woken) = Hub::new(&core.pressure);
     let pool =
         Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
     let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory: Memory::default() });
@@ -168,11 +168,13 @@ async fn upkeep(worker: Rc<Worker>) {
         };
         tokio::select! {
             _ = sweep.tick() => {
+                resize_windows(&worker);
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
                 worker.pool.sweep();
                 worker.hub.shrink();
                 worker.hub.tasks.run();
             }
+            () = worker.hub.turned.notified() => resize_windows(&worker),
             open = changed => {
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::recheck));
                 worker.hub.tasks.run();
@@ -181,6 +183,14 @@ async fn upkeep(worker: Rc<Worker>) {
                 }
             }
         }
+    }
+}
+
+/// Windows are small while much waits in the process: a thousand slow readers then hold little.
+fn resize_windows(worker: &Worker) {
+    if let (window, true) = worker.hub.waiting.window() {
+        tracing::debug!(window, "how much waits has changed the windows of streams");
+        worker.hub.links().iter().for_each(|link| link.guarded(|link| link.set_window(window)));
     }
 }
 

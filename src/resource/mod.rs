@@ -8,6 +8,7 @@
 
 pub mod authorization_policy;
 mod check;
+mod descriptors;
 pub mod grpc_route;
 pub mod http_route;
 mod key;
@@ -28,6 +29,7 @@ mod write;
 pub mod yaml;
 
 pub use check::check;
+pub use descriptors::forget_descriptors;
 pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
 pub use kind::Kind;
 pub use nearest::nearest;

@@ -2,15 +2,13 @@
 //! older sidecar would run less of a policy than was written and say that it runs it. A sidecar
 //! therefore says which fields it knows, and the control plane sends it no policy that has others.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::collections::BTreeSet;
 
 use prost::Message as _;
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 use super::{
-    DESCRIPTORS,
+    descriptors,
     pb::{self, resource::Spec},
 };
 
@@ -41,16 +39,11 @@ const FIRST: [&str; 18] = [
     "target_refs.name",
 ];
 
-static DESCRIPTOR: LazyLock<MessageDescriptor> = LazyLock::new(|| {
-    let pool = DescriptorPool::decode(DESCRIPTORS).expect("build.rs wrote it");
-    pool.get_message_by_name(POLICY).expect("it is in the descriptors")
-});
-
 /// Every field of an authorization policy, and every value of its enumerations, that this program
 /// knows: `rules.from.services`, `action=2`.
 pub fn known() -> BTreeSet<String> {
     let mut known = BTreeSet::new();
-    fields(&DESCRIPTOR, "", DEPTH_MAX, &mut known);
+    fields(&descriptors::message(POLICY), "", DEPTH_MAX, &mut known);
     known
 }
 
@@ -66,7 +59,7 @@ pub fn known_to(said: &[String]) -> BTreeSet<String> {
 pub fn unknown(resource: &pb::Resource, known: &BTreeSet<String>) -> Vec<String> {
     let Some(Spec::AuthorizationPolicy(policy)) = &resource.spec else { return Vec::new() };
     let bytes = policy.encode_to_vec();
-    let message = DynamicMessage::decode(DESCRIPTOR.clone(), bytes.as_slice());
+    let message = DynamicMessage::decode(descriptors::message(POLICY), bytes.as_slice());
     let mut used = BTreeSet::new();
     match message {
         Ok(message) => walk(&message, "", DEPTH_MAX, &mut used),

@@ -1,6 +1,9 @@
 //! The roots of a trust domain: who may sign identities in it.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -10,6 +13,9 @@ use super::{LeafError, leaf, pem};
 
 /// The most roots that one trust domain may have; two are usual while roots roll.
 const ROOTS_MAX: usize = 32;
+
+/// How far ahead it is said that nothing changes.
+const LOOK_AHEAD: Duration = Duration::from_hours(24);
 
 /// The CA certificates of one trust domain; never empty.
 #[derive(Clone)]
@@ -101,6 +107,20 @@ impl TrustBundle {
     pub fn anchors(&self, now: SystemTime) -> Vec<TrustAnchor<'_>> {
         let valid = |root: &&Root| root.not_before <= now && now <= root.not_after;
         self.roots.iter().filter(valid).map(|root| root.anchor.clone()).collect()
+    }
+
+    /// From when until before when the same roots are valid as at that time.
+    pub fn unchanged_around(&self, now: SystemTime) -> (SystemTime, SystemTime) {
+        let (mut from, mut until) = (SystemTime::UNIX_EPOCH, now + LOOK_AHEAD);
+        let ends = self.roots.iter().map(|root| root.not_after);
+        for change in self.roots.iter().map(|root| root.not_before).chain(ends) {
+            if change <= now {
+                from = from.max(change);
+            } else {
+                until = until.min(change);
+            }
+        }
+        (from, until)
     }
 
     /// Those of its roots for which `keep` is true of their SHA-256; `None` when none is left.

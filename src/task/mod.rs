@@ -81,9 +81,7 @@ impl Tasks {
         // Forget those that are done, so that the set grows with what runs.
         while self.set.try_join_next().is_some() {}
         let watched = watched(name.into(), future);
-        self.set.spawn(async move {
-            watched.await;
-        });
+        self.set.spawn(watched.map(drop));
     }
 
     /// How many still run, at most.
@@ -109,14 +107,18 @@ impl Tasks {
     }
 }
 
-async fn watched<F: Future>(name: Cow<'static, str>, future: F) -> Option<F::Output> {
-    match AssertUnwindSafe(future).catch_unwind().await {
+/// No `async fn`: that would hold the future twice, as an argument and where it is awaited.
+fn watched<F: Future>(
+    name: Cow<'static, str>,
+    future: F,
+) -> impl Future<Output = Option<F::Output>> {
+    AssertUnwindSafe(future).catch_unwind().map(move |ended| match ended {
         Ok(output) => Some(output),
         Err(panic) => {
             tracing::error!(task = %name, panic = message(panic.as_ref()), "task panicked");
             None
         }
-    }
+    })
 }
 
 /// What a panic said, if it was text.

@@ -60,6 +60,7 @@ pub fn control_server(
 ) -> Arc<ServerConfig> {
     let verifier = ClientVerifier {
         bundle: Arc::clone(bundle),
+        verified: None,
         required: false,
         expired_max: RENEW_EXPIRED_MAX,
         known,

@@ -13,7 +13,9 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    ALPN_H2, ALPN_TCP, Role, Untrusted, config, verify,
+    ALPN_H2, ALPN_TCP, Role, Untrusted, config,
+    verified::Verified,
+    verify,
     verify::{ClientVerifier, Expected},
 };
 use crate::spiffe::{Leaf, SpiffeId, Svid, TrustBundle};
@@ -67,6 +69,8 @@ struct State {
     trust_version: Arc<str>,
     server: Arc<ServerConfig>,
     clients: Mutex<Clients>,
+    /// Peers that were found good with the bundle.
+    verified: Arc<Verified>,
 }
 
 #[derive(Default)]
@@ -194,7 +198,7 @@ impl Identity {
         }
         let made = config::client(
             Some(state.svid.certified_key()),
-            Expected::Id(expected.clone(), Arc::clone(&state.bundle)),
+            Expected::Id(expected.clone(), Arc::clone(&state.bundle), Arc::clone(&state.verified)),
         );
         clients.by_id.insert(expected.clone(), (Arc::clone(&made), now));
         made
@@ -252,15 +256,25 @@ impl State {
             let trust_domain = bundle.trust_domain().to_owned();
             return Err(IdentityError::TrustDomain { id: svid.id().clone(), trust_domain });
         }
+        let verified = Arc::new(Verified::default());
         let verifier = ClientVerifier {
             bundle: Arc::clone(&bundle),
+            verified: Some(Arc::clone(&verified)),
             required: true,
             expired_max: Duration::ZERO,
             known: Arc::default(),
         };
         let server = config::server(svid.certified_key(), Arc::new(verifier), &[ALPN_H2, ALPN_TCP]);
         let clients = Mutex::default();
-        Ok(Self { svid, bundle, staying: None, trust_version: "".into(), server, clients })
+        Ok(Self {
+            svid,
+            bundle,
+            staying: None,
+            trust_version: "".into(),
+            server,
+            clients,
+            verified,
+        })
     }
 }
 

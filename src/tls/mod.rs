@@ -13,6 +13,7 @@ mod control;
 mod identity;
 mod peer;
 mod sni;
+mod verified;
 mod verify;
 
 use std::sync::{Arc, LazyLock};

@@ -17,7 +17,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::provider;
+use super::{provider, verified::Verified};
 use crate::spiffe::{Leaf, LeafError, SpiffeId, TrustBundle, may_sign_der, sha256};
 
 /// Which part the peer plays in the handshake.
@@ -118,7 +118,7 @@ fn every_issuer_may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
 #[derive(Debug)]
 pub(super) enum Expected {
     /// Exactly this identity, by this trust bundle.
-    Id(SpiffeId, Arc<TrustBundle>),
+    Id(SpiffeId, Arc<TrustBundle>, Arc<Verified>),
     /// The control plane, by this trust bundle.
     ControlPlane(Arc<TrustBundle>),
     /// The control plane whose chain holds the root with this SHA-256.
@@ -128,8 +128,8 @@ pub(super) enum Expected {
 impl Expected {
     fn check(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Leaf, Untrusted> {
         match self {
-            Self::Id(expected, bundle) => {
-                let leaf = verify(chain, bundle, Role::Server, now)?;
+            Self::Id(expected, bundle, verified) => {
+                let leaf = verified.check(chain, bundle, Role::Server, now)?;
                 if leaf.id == *expected {
                     Ok(leaf)
                 } else {
@@ -167,6 +167,8 @@ pub(super) struct ServerVerifier(pub(super) Expected);
 /// The server's verifier of clients: any identity of the trust domain.
 pub(super) struct ClientVerifier {
     pub(super) bundle: Arc<TrustBundle>,
+    /// What was found good with this bundle; for a client whose certificate must be valid now.
+    pub(super) verified: Option<Arc<Verified>>,
     /// Whether a client without a certificate is refused.
     pub(super) required: bool,
     /// How long after its end a certificate is still taken, for whoever then looks at its time.
@@ -284,6 +286,10 @@ impl ClientCertVerifier for ClientVerifier {
             return Ok(ClientCertVerified::assertion());
         }
         let chain = chain(end, intermediates);
+        if let Some(verified) = &self.verified {
+            let checked = verified.check(&chain, &self.bundle, Role::Client, now);
+            return checked.map(|_| ClientCertVerified::assertion()).map_err(refuse);
+        }
         let time = time_of_check(end, self.expired_max, now);
         let checked = verify_as_of(&chain, &self.bundle, Role::Client, time, now);
         checked.map(|_| ClientCertVerified::assertion()).map_err(refuse)

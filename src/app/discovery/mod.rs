@@ -41,7 +41,7 @@ use crate::{
     clock,
     identity::disk::DataDirectory,
     resource::{
-        Problem, ResourceKey,
+        Problem, ResourceKey, forget_descriptors,
         pb::{self, WorkloadPhase, subscribe_request::Message},
         understood,
     },
@@ -316,12 +316,14 @@ impl Discovery {
             name: service.name.clone(),
             namespace: service.namespace.clone(),
         };
+        let known = understood::known();
+        forget_descriptors();
         pb::Hello {
             node: Some(self.options.node.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             held: self.held.begin(),
             subscriptions: self.uses.services().map(subscription).collect(),
-            policy_fields: understood::known().into_iter().collect(),
+            policy_fields: known.into_iter().collect(),
         }
     }
 

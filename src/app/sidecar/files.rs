@@ -16,7 +16,7 @@ use crate::{
     clock,
     identity::{Files, FilesError},
     resource::{
-        self, Problem, ResourceKey, pb,
+        self, Problem, ResourceKey, forget_descriptors, pb,
         yaml::{self, Parsed},
     },
     snapshot::{self, Context, Node, Snapshot},
@@ -138,7 +138,9 @@ impl Static {
     }
 
     fn load_configuration(&self) -> Result<(), FileError> {
-        let parsed = read(&self.configuration)?;
+        let parsed = read(&self.configuration);
+        forget_descriptors();
+        let parsed = parsed?;
         let revision = self.state().revision + 1;
         let last = self.snapshots.load();
         let (snapshot, warnings) = compile(

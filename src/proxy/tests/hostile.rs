@@ -15,11 +15,11 @@ use tokio::{
 
 use super::{
     BOUND,
-    app::{App, text},
+    app::{Answer, App, echo, text},
     bounded,
-    client::{Client, call, channel, whole},
+    client::{self, Client, call, channel, whole},
     until,
-    world::{Sidecar, World, grpc, policy},
+    world::{HOUR, Sidecar, World, grpc, loopback, policy, settings},
 };
 use crate::{proxy::EndpointState, task::Tasks};
 
@@ -91,24 +91,77 @@ async fn a_caller_that_breaks_its_own_body_ejects_nobody() {
     assert!(log.iter().all(|line| line["reason"] == "caller_gone"), "{log:?}");
 }
 
+/// A response that never ends.
+fn endless() -> Answer {
+    let (mut sender, body) = Channel::new(1);
+    let _runs_on = crate::task::spawn("endless", async move {
+        while sender.send_data(Bytes::from(vec![7; 64 * 1024])).await.is_ok() {}
+    });
+    let mut response = http::Response::new(body.boxed());
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert("content-type", grpc);
+    response
+}
+
 #[tokio::test]
-async fn a_reader_that_never_reads_holds_nothing_past_its_deadline() {
-    let app = App::http2(|_| async {
-        let (mut sender, body) = Channel::new(1);
-        let _runs_on = crate::task::spawn("endless", async move {
-            while sender.send_data(Bytes::from(vec![7; 64 * 1024])).await.is_ok() {}
-        });
-        let mut response = http::Response::new(body.boxed());
-        response
-            .headers_mut()
-            .insert("content-type", http::HeaderValue::from_static("application/grpc"));
-        response
+async fn while_too_much_waits_for_slow_readers_new_requests_are_refused() {
+    let app = App::http2(|request: Request<Incoming>| async move {
+        if request.headers().contains_key("endless") { endless() } else { echo(request).await }
     })
     .await;
+    let world = World::new();
+    let orders = world.server("orders", app.address).await;
+    // Each worker has its part, and one process is bounded.
+    let mut settings = settings("web");
+    (settings.outbound, settings.waiting_bytes_max) = (Some(loopback()), 1024 * 1024);
+    let web = world.start(settings, HOUR).await;
+    let yaml = grpc("orders", &[orders.inbound()]);
+    orders.configure(&yaml).await;
+    web.configure(&yaml).await;
+
+    let mut slow = Client::http2(web.outbound()).await;
+    let mut unread = Vec::new();
+    for _ in 0..40 {
+        let request = call("orders:9090").header("endless", "1");
+        let request = request.body(client::empty()).expect("a request");
+        let response = bounded(slow.send(request)).await.expect("a head");
+        unread.push(response);
+    }
+    // On both workers.
+    let mut others = [Client::http2(web.outbound()).await, Client::http2(web.outbound()).await];
+    let refused = |answer: &client::Answer| answer.reason() == "overloaded";
+    for other in &mut others {
+        let answer = bounded(async {
+            loop {
+                let answer = other.unary("orders:9090", b"").await;
+                if refused(&answer) {
+                    return answer;
+                }
+            }
+        });
+        assert_eq!(answer.await.grpc(), "14");
+    }
+    drop((unread, slow));
+    for other in &mut others {
+        let answer = bounded(async {
+            loop {
+                let answer = other.unary("orders:9090", b"").await;
+                if !refused(&answer) {
+                    return answer;
+                }
+            }
+        });
+        assert_eq!(answer.await.grpc(), "0");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_holds_nothing_past_its_deadline() {
+    let app = App::http2(|_| async { endless() }).await;
     let (_orders, web) = pair(app.address, "").await;
     let mut client = Client::http2(web.outbound()).await;
     let request = call("orders:9090").header("grpc-timeout", "300m");
-    let request = request.body(super::client::empty()).expect("a request");
+    let request = request.body(client::empty()).expect("a request");
     let unread = bounded(client.send(request)).await.expect("a head");
     until("nothing is under way", || web.proxy.in_flight() == 0).await;
     let log = web.log().await;

@@ -23,7 +23,7 @@ use crate::{
     units::ServiceName,
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// The mesh.
 pub(super) struct World {

@@ -1,10 +1,8 @@
 //! One document: Kubernetes' envelope around a spec.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use prost_reflect::{
-    DescriptorPool, DynamicMessage, MessageDescriptor, ReflectMessage as _, Value,
-};
+use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage as _, Value};
 
 use super::{
     Parsed,
@@ -12,14 +10,11 @@ use super::{
     source::{File, Source},
     tree::{Content, Node},
 };
-use crate::resource::{DESCRIPTORS, Kind, Problem, ResourceKey, check, pb, report::meant};
-
-static POOL: LazyLock<DescriptorPool> =
-    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("build.rs wrote it"));
+use crate::resource::{Kind, Problem, ResourceKey, check, descriptors, pb, report::meant};
 
 /// The descriptor of `Resource`.
 pub(in crate::resource) fn resource_descriptor() -> MessageDescriptor {
-    POOL.get_message_by_name("outrigger.v1.Resource").expect("proto/ has it")
+    descriptors::message("outrigger.v1.Resource")
 }
 
 /// Fields of the envelope that users write, and the one that the mesh writes.
