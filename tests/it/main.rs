@@ -30,6 +30,8 @@ mod hostile;
 mod interop;
 mod jaeger;
 mod live;
+mod printed;
+mod readiness;
 mod root;
 mod run;
 mod secrets;

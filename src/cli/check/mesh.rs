@@ -230,8 +230,12 @@ mod tests {
             message: "no such filter".to_owned(),
             ..Default::default()
         };
-        let refusal =
-            pb::Refusal { resource: id, workload: "web-1".to_owned(), problems: vec![problem] };
+        let refusal = pb::Refusal {
+            resource: id,
+            workload: "web-1".to_owned(),
+            problems: vec![problem],
+            since: None,
+        };
         let status = pb::StatusResponse { refusals: vec![refusal], ..Default::default() };
         let expected = "\
 fail  resources  GRPCRoute shop/orders is refused by web-1: no such filter (spec.rules[0])

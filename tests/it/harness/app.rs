@@ -83,8 +83,18 @@ impl App {
         Self::start_with(name, true).await
     }
 
+    /// Starts it where another one was.
+    pub(crate) async fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port that was let go");
+        Self::on(listener, name, false)
+    }
+
     async fn start_with(name: &str, patient: bool) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        Self::on(listener, name, patient)
+    }
+
+    fn on(listener: TcpListener, name: &str, patient: bool) -> Self {
         let address = listener.local_addr().expect("bound");
         let heard = Arc::new(Heard { name: name.into(), calls: Mutex::default() });
         let serving = tokio::spawn(serve(listener, Arc::clone(&heard), patient));
