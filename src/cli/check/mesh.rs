@@ -56,7 +56,9 @@ pub(super) fn sidecars(status: &pb::StatusResponse, subject: Option<&str>, repor
         let hint = "the same again in a few seconds; then the sidecar's log";
         report.add(Line::warn("sidecars", what).hint(hint));
     }
-    let starting = named(&|it| it.phase() == pb::WorkloadPhase::Starting);
+    let starting = named(&|it| {
+        matches!(it.phase(), pb::WorkloadPhase::Starting | pb::WorkloadPhase::NotReady)
+    });
     if !starting.is_empty() {
         let what = format!("not ready: {}", some(&starting));
         report.add(Line::warn("sidecars", what).hint("is its application listening on --app?"));
