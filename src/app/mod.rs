@@ -14,6 +14,7 @@ pub mod joining;
 pub mod keeping;
 pub mod logging;
 pub mod ports;
+pub mod probe;
 pub mod resident;
 pub mod run;
 pub mod sidecar;

@@ -16,8 +16,8 @@ pub use load::{InFlight, Load};
 pub use pick::{Choice, NoEndpoint};
 
 use crate::{
-    resilience::{Health, Outlier, Verdict},
-    snapshot::{Endpoint, OutlierDetection},
+    resilience::{Ejection, Health, Outlier, Verdict},
+    snapshot::{Endpoint, OutlierDetection, Readiness},
 };
 
 /// The endpoints of one destination with what is known of each.
@@ -88,6 +88,11 @@ impl Pool {
         member.health.is_ejected(&self.shared.outlier, now)
     }
 
+    /// Why outlier detection leaves this one alone at `now`, if it does.
+    pub fn ejection(&self, member: &Member, now: Instant) -> Option<Ejection> {
+        member.health.ejection(&self.shared.outlier, now)
+    }
+
     /// Counts what an attempt said about its endpoint; `Some` when that ejected it, and for how long.
     pub fn observe(
         &self,
@@ -96,7 +101,9 @@ impl Pool {
         verdict: Verdict,
         now: Instant,
     ) -> Option<std::time::Duration> {
-        let takes_traffic = |member: &&Member| member.endpoint.ready && member.endpoint.weight > 0;
+        let takes_traffic = |member: &&Member| {
+            member.endpoint.readiness == Readiness::Ready && member.endpoint.weight > 0
+        };
         let pool = self.members.iter().filter(takes_traffic).map(|member| member.health.as_ref());
         self.shared.outlier.observe(settings, &member.health, verdict, now, pool)
     }

@@ -41,21 +41,31 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let path = if args.live { "/live" } else { "/ready" };
     let address = args.health.to_string();
-    let asked = async {
-        match &args.health {
-            Address::Tcp(address) => ask(TcpStream::connect(reached(*address)).await?, path).await,
-            Address::Unix(socket) => ask(UnixStream::connect(socket).await?, path).await,
-        }
-    };
-    let answer = timeout(PATIENCE, asked)
-        .await
-        .map_err(|_| anyhow!("{address}: no answer within {}s", PATIENCE.as_secs()))?;
+    let answer = ask_at(&args.health, path, ANSWER_BYTES_MAX).await;
     let (ready, text) = answer.with_context(|| address.clone())?;
     if !ready {
         return Err(anyhow!("{address}: {}", text.trim()).into());
     }
     output::out(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether one of the sidecar's own listeners gives a good answer, and what it says.
+pub(super) async fn ask_at(
+    address: &Address,
+    path: &'static str,
+    bytes_max: usize,
+) -> anyhow::Result<(bool, String)> {
+    let asked = async {
+        match address {
+            Address::Tcp(address) => {
+                ask(TcpStream::connect(reached(*address)).await?, path, bytes_max).await
+            }
+            Address::Unix(socket) => ask(UnixStream::connect(socket).await?, path, bytes_max).await,
+        }
+    };
+    let late = |_| anyhow!("no answer within {}s", PATIENCE.as_secs());
+    timeout(PATIENCE, asked).await.map_err(late)?
 }
 
 /// A listener on all addresses is asked on the loopback.
@@ -69,7 +79,7 @@ fn reached(address: SocketAddr) -> SocketAddr {
 }
 
 /// Whether the answer is a good one, and what it says.
-async fn ask<S>(stream: S, path: &'static str) -> anyhow::Result<(bool, String)>
+async fn ask<S>(stream: S, path: &'static str, bytes_max: usize) -> anyhow::Result<(bool, String)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -80,7 +90,7 @@ where
     let request = Request::get(Uri::from_static(path)).header("host", "localhost");
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let ready = response.status().is_success();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = Limited::new(response.into_body(), bytes_max).collect().await;
     let body = body.map_err(|error| anyhow!("the answer: {error}"))?.to_bytes();
     connection.abort();
     Ok((ready, String::from_utf8_lossy(&body).into_owned()))

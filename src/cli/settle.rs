@@ -165,6 +165,7 @@ mod tests {
             resource: Some(key(name).to_pb()),
             workload: "web-1".to_owned(),
             problems: vec![problem.clone()],
+            since: None,
         };
         let status = pb::StatusResponse {
             refusals: vec![refusal("mine"), refusal("other")],

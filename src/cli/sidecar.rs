@@ -18,6 +18,7 @@ use crate::{
         admin,
         announce::Announce,
         bootstrap,
+        probe::{CheckFlag, Checks},
         sidecar::{self, AppFlag, External, Listen, Mode, Options, TelemetryOptions, UpstreamFlag},
     },
     identity::{Files, JoinToken, disk::DataDirectory},
@@ -115,6 +116,23 @@ pub(super) struct Workload {
     /// 9090=unix:PATH; repeatable
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', env = "OUTRIGGER_APP")]
     pub(super) app: Vec<AppFlag>,
+    /// How it looks whether the application is well: [PORT=]auto, tcp, grpc, grpc:SERVICE, http:/PATH
+    /// or none; auto is a connection and, where the port speaks gRPC, its health service if it has
+    /// one; repeatable [default: auto]
+    #[arg(long, value_name = "CHECK", value_delimiter = ',', env = "OUTRIGGER_APP_CHECK")]
+    pub(super) app_check: Vec<CheckFlag>,
+    /// Between two looks at an application that is well
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = positive)]
+    #[arg(env = "OUTRIGGER_APP_CHECK_INTERVAL")]
+    pub(super) app_check_interval: Duration,
+    /// How long one look may take
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = positive)]
+    #[arg(env = "OUTRIGGER_APP_CHECK_TIMEOUT")]
+    pub(super) app_check_timeout: Duration,
+    /// Looks in a row that fail before callers go elsewhere
+    #[arg(long, value_name = "N", default_value = "3", env = "OUTRIGGER_APP_CHECK_FAILURES")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) app_check_failures: u32,
     /// A local address that leads to one service: SERVICE[.NAMESPACE]:PORT[=LOCAL_ADDRESS], by
     /// default a free port; repeatable
     #[arg(long, value_name = "SERVICE:PORT", value_delimiter = ',', env = "OUTRIGGER_UPSTREAM")]
@@ -174,6 +192,12 @@ pub(super) fn service(text: &str) -> Result<ServiceName, String> {
     ServiceName::parse(text, "default").map_err(|error| format!("{text:?} {error}"))
 }
 
+/// A duration that is not nothing.
+fn positive(text: &str) -> Result<Duration, String> {
+    let duration = words::duration(text)?;
+    if duration.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(duration) }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = pair.ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
@@ -196,6 +220,12 @@ impl Workload {
             connection_age_max: Some(self.connection_age_max),
             telemetry: TelemetryOptions::new(self.otlp.clone(), &bootstrap::variable),
             external: External::new(&bootstrap::variable),
+            checks: Checks {
+                how: self.app_check.clone(),
+                interval: self.app_check_interval,
+                timeout: self.app_check_timeout,
+                failures: self.app_check_failures,
+            },
             ..Options::new(mode)
         }
     }

@@ -7,25 +7,43 @@
 
 use std::sync::Arc;
 
-use super::{fleet::Session, key, refs, related, state::pb_time, world::World};
+use super::{
+    fleet::{Fleet, Session},
+    key, refs, related,
+    state::pb_time,
+    world::World,
+};
 use crate::{
     resource::{Kind, Problem, ResourceKey, pb},
     units::ServiceName,
 };
 
-/// A resource with its status, which says what these sidecars make of it.
+/// A resource with its status, which says what these sidecars of the fleet make of it.
 pub(crate) fn with_status(
     world: &World,
+    fleet: &Fleet,
     sessions: &[Arc<Session>],
     at: &ResourceKey,
     resource: &pb::Resource,
 ) -> pb::Resource {
     let problems = world.problems();
     let problems = problems.get(at).map_or(&[][..], Vec::as_slice);
+    let mut status = of_itself(at, resource, problems);
+    status.related = related::of(world, at, resource).iter().map(ResourceKey::to_pb).collect();
+    status.conditions.push(programmed(world, sessions, at, resource, &mut status.sidecars));
+    fleet.transitions().stamp(at, resource, &mut status);
+    pb::Resource { status: Some(status), ..resource.clone() }
+}
+
+/// Everything of a status that does not depend on sidecars: what the compiler says, as conditions.
+pub(crate) fn of_itself(
+    at: &ResourceKey,
+    resource: &pb::Resource,
+    problems: &[Problem],
+) -> pb::Status {
     let mut status = pb::Status {
         parents: parents(at, resource, problems),
         ancestors: ancestors(at, resource, problems),
-        related: related::of(world, at, resource).iter().map(ResourceKey::to_pb).collect(),
         ..Default::default()
     };
     status.conditions.push(accepted(&status, problems));
@@ -33,8 +51,14 @@ pub(crate) fn with_status(
         status.conditions.push(resolved(resource, problems));
     }
     status.conditions.extend(partly(problems));
-    status.conditions.push(programmed(world, sessions, at, &mut status.sidecars));
-    pb::Resource { status: Some(status), ..resource.clone() }
+    status
+}
+
+/// Whether a resource was written after this revision, so that who has not looked further can not
+/// know it. What no user wrote belongs to no revision, and everybody is told of it at once.
+pub(crate) fn is_newer(resource: &pb::Resource, revision: u64) -> bool {
+    let written = key::version(resource).split('-').next().and_then(|text| text.parse().ok());
+    written.is_some_and(|written: u64| written > revision)
 }
 
 fn condition(kind: &str, holds: Option<bool>, reason: &str, message: String) -> pb::Condition {
@@ -160,6 +184,7 @@ fn programmed(
     world: &World,
     sessions: &[Arc<Session>],
     at: &ResourceKey,
+    resource: &pb::Resource,
     sidecars: &mut Vec<pb::SidecarVersion>,
 ) -> pb::Condition {
     let (mut running, mut pending, mut refused) = (0, Vec::new(), Vec::new());
@@ -168,7 +193,7 @@ fn programmed(
         let workload = session.key.name.clone();
         let Some(entry) = progress.ledger.entry(at) else {
             // Whether it concerns this one is not known before it was looked at.
-            if progress.seen_revision < world.revision {
+            if is_newer(resource, progress.seen_revision) {
                 pending.push(workload);
             }
             continue;

@@ -36,7 +36,8 @@ fn check(more: Vec<pb::Resource>, fleet: &Fleet, expected: &[&str]) {
     let subject = more.last().expect("one").clone();
     let world = shop(more);
     let at = resource::key(&subject).expect("has a spec");
-    let status = with_status(&world, &fleet.sessions(), &at, &subject).status.expect("set");
+    let subject = world.get(&at).expect("in it");
+    let status = with_status(&world, fleet, &fleet.sessions(), &at, subject).status.expect("set");
     let seen: Vec<_> = status
         .conditions
         .iter()

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    apply, auth, conditions, error,
+    apply, auth, conditions, credentials, error,
     filter::Filter,
     fleet::Fleet,
     guard, list, log, rollback,
@@ -144,7 +144,8 @@ impl ConfigService for Config {
             let message = format!("there is no {key}");
             return Err(error::refused(Code::NotFound, "NO_SUCH_RESOURCE", message, &id));
         };
-        Ok(Response::new(conditions::with_status(&world, &self.fleet.sessions(), &key, resource)))
+        let (fleet, sessions) = (&self.fleet, self.fleet.sessions());
+        Ok(Response::new(conditions::with_status(&world, fleet, &sessions, &key, resource)))
     }
 
     async fn list(
@@ -314,11 +315,13 @@ impl ConfigService for Config {
         &self,
         request: Request<pb::StatusRequest>,
     ) -> Result<Response<pb::StatusResponse>, Status> {
+        let caller = credentials::to_pb(auth::principal(&request)?.grant()?);
         let only = status::only(&request.into_inner().service)?;
         let (state, fleet) = (Arc::clone(&self.state), Arc::clone(&self.fleet));
         let facts = self.facts.clone();
         let now = Instant::now();
         let status = spawn_blocking(move || status::of(&state, &fleet, &facts, only, now)).await;
-        status.map(Response::new).map_err(|_| error::internal("a Status panicked"))
+        let status = status.map_err(|_| error::internal("a Status panicked"))?;
+        Ok(Response::new(pb::StatusResponse { caller: Some(caller), ..status }))
     }
 }

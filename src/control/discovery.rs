@@ -56,8 +56,6 @@ const BETWEEN_EACH: Duration = Duration::from_micros(200);
 const LAST_WORD_MAX: Duration = Duration::from_secs(1);
 /// Services that one sidecar may use.
 const USES_MAX: usize = 10_000;
-/// Characters kept of a version of whom it trusts.
-const VERSION_MAX: usize = 64;
 /// Problems kept of one refusal.
 const PROBLEMS_MAX: usize = 20;
 /// Characters kept of each text of a problem.
@@ -381,14 +379,8 @@ impl Stream {
 
     fn report(&self, state: &pb::WorkloadState) {
         // What drains is withdrawn before anything else is done with the report.
-        self.registration.report(state.phase() == pb::WorkloadPhase::Ready);
-        {
-            let mut progress = self.seat.session().progress();
-            progress.phase = state.phase();
-            progress.in_flight = state.in_flight;
-            progress.certificate_expires_at = state.certificate_expires_at;
-            progress.trust_version = state.trust_version.chars().take(VERSION_MAX).collect();
-        }
+        self.registration.report(state.phase());
+        self.seat.session().progress().report(state, Instant::now());
         self.fleet.report(self.seat.session(), Instant::now(), &state.traffic);
     }
 

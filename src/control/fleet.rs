@@ -24,6 +24,7 @@ use super::{
     scope::Viewer,
     state::pb_time,
     traffic::{Counters, WINDOW, Window},
+    transitions::Transitions,
 };
 use crate::{
     resource::{ResourceKey, pb},
@@ -40,6 +41,12 @@ const RECONNECTIONS_PER_SECOND: u32 = 120;
 const SPREAD_MAX: Duration = Duration::from_secs(60);
 /// Windows kept, of connected sidecars and lately gone ones.
 const WINDOWS_MAX: usize = 10_000;
+/// Characters kept of a version of whom a sidecar trusts.
+const VERSION_MAX: usize = 64;
+/// Characters kept of any other text of a report.
+const TEXT_MAX: usize = 253;
+/// Endpoints kept that one sidecar leaves alone.
+const EJECTED_MAX: usize = 50;
 
 /// All connected sidecars.
 #[derive(Debug, Default)]
@@ -49,6 +56,9 @@ pub(crate) struct Fleet {
     rollouts: Mutex<VecDeque<Rollout>>,
     writes: Mutex<VecDeque<(u64, Instant)>>,
     next: AtomicU64,
+    /// Grows with whatever may change what sidecars make of resources.
+    news: AtomicU64,
+    transitions: Transitions,
 }
 
 /// A revision on its way to those who were connected when it was written.
@@ -100,6 +110,12 @@ pub(crate) struct Progress {
     pub certificate_expires_at: Option<prost_types::Timestamp>,
     /// The version of whom it trusts, as the sidecar last said.
     pub trust_version: String,
+    /// What the checks of its application found, while that is not well.
+    pub application: String,
+    /// Endpoints that it leaves alone.
+    pub ejected: Vec<pb::Ejection>,
+    /// The trace of a call of it, and when it said so.
+    pub trace: Option<(Instant, String)>,
     /// Who it is, for what concerns it.
     pub viewer: Viewer,
     /// What it was sent and what it made of it.
@@ -113,6 +129,28 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Notes what the sidecar says of itself, as far as there is room.
+    pub(crate) fn report(&mut self, state: &pb::WorkloadState, now: Instant) {
+        let short = |text: &str, characters| text.chars().take(characters).collect::<String>();
+        self.phase = state.phase();
+        self.in_flight = state.in_flight;
+        self.certificate_expires_at = state.certificate_expires_at;
+        self.trust_version = short(&state.trust_version, VERSION_MAX);
+        self.application = short(&state.application, TEXT_MAX);
+        let ejected = state.ejected.iter().take(EJECTED_MAX).map(|it| pb::Ejection {
+            destination: short(&it.destination, TEXT_MAX),
+            endpoint: short(&it.endpoint, TEXT_MAX),
+            cause: short(&it.cause, TEXT_MAX),
+            ..*it
+        });
+        self.ejected = ejected.collect();
+        let is_trace =
+            |text: &&str| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if let Some(trace) = Some(&*state.trace).filter(is_trace) {
+            self.trace = Some((now, trace.to_owned()));
+        }
+    }
+
     /// Notes what follows from the ledger. Returns the newest revision to which it has answered, be
     /// it with refusals; `None` while an answer is outstanding.
     pub(crate) fn settle(&mut self, now: SystemTime) -> Option<u64> {
@@ -154,6 +192,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.fleet.news.fetch_add(1, Ordering::Relaxed);
         let mut sessions = lock(&self.fleet.sessions);
         let is_own = |session: &Arc<Session>| session.id == self.session.id;
         if sessions.get(&self.session.key).is_some_and(is_own) {
@@ -172,6 +211,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Fleet {
+    /// Since when conditions are as they are.
+    pub(crate) fn transitions(&self) -> &Transitions {
+        &self.transitions
+    }
+
+    /// With those.
+    #[cfg(test)]
+    pub(crate) fn with_transitions(transitions: Transitions) -> Self {
+        Self { transitions, ..Self::default() }
+    }
+
+    /// A number that is another one when sidecars came, went or answered meanwhile.
+    pub(crate) fn news(&self) -> u64 {
+        self.news.load(Ordering::Relaxed)
+    }
+
     /// Seats a new stream; an older one of the same workload is told that it is replaced.
     pub(crate) fn join(
         self: &Arc<Self>,
@@ -192,6 +247,7 @@ impl Fleet {
             replaced: CancellationToken::new(),
             progress: Mutex::default(),
         });
+        self.news.fetch_add(1, Ordering::Relaxed);
         let before = lock(&self.sessions).insert(key.clone(), Arc::clone(&session));
         if let Some(before) = before {
             before.replaced.cancel();
@@ -281,6 +337,7 @@ impl Fleet {
     /// A sidecar has answered to everything up to a revision. Returns how long those revisions took
     /// for which it was the last one.
     pub(crate) fn answered(&self, session: &Session, revision: u64, now: Instant) -> Vec<Duration> {
+        self.news.fetch_add(1, Ordering::Relaxed);
         let mut took = Vec::new();
         lock(&self.rollouts).retain_mut(|rollout| {
             let last = rollout.revision <= revision
@@ -300,6 +357,37 @@ impl Fleet {
         (Duration::from_secs(1) / RECONNECTIONS_PER_SECOND * self.count()).min(SPREAD_MAX)
     }
 
+    /// Endpoints that connected sidecars leave alone until after `now`, by destination and workload:
+    /// by how many, and of the others' words the ones that hold the longest.
+    pub(crate) fn ejected(&self, now: SystemTime) -> BTreeMap<(String, String), pb::Ejection> {
+        let now = pb_time(now);
+        let later = |a: &prost_types::Timestamp, b: &prost_types::Timestamp| {
+            (a.seconds, a.nanos) > (b.seconds, b.nanos)
+        };
+        let mut all = BTreeMap::<_, pb::Ejection>::new();
+        for session in self.sessions() {
+            for ejection in &session.progress().ejected {
+                let Some(until) = ejection.until.filter(|until| later(until, &now)) else {
+                    continue;
+                };
+                let name = (ejection.destination.clone(), ejection.endpoint.clone());
+                let known = all.entry(name).or_default();
+                let sidecars = known.sidecars + 1;
+                if known.until.is_none_or(|known| later(&until, &known)) {
+                    known.clone_from(ejection);
+                }
+                known.sidecars = sidecars;
+            }
+        }
+        all
+    }
+
+    /// The trace of a call that was reported last.
+    pub(crate) fn trace(&self) -> Option<String> {
+        let traces = self.sessions().into_iter().filter_map(|it| it.progress().trace.clone());
+        traces.max_by_key(|(at, _)| *at).map(|(_, trace)| trace)
+    }
+
     /// Every connected sidecar for `status`.
     pub(crate) fn statuses(&self, revision: u64) -> Vec<pb::SidecarStatus> {
         let status = |session: &Arc<Session>| {
@@ -317,6 +405,7 @@ impl Fleet {
                 in_sync: progress.in_sync(revision),
                 revision: progress.running_revision,
                 behind_since: progress.behind_since.map(pb_time),
+                application: progress.application.clone(),
             }
         };
         self.sessions().iter().map(status).collect()

@@ -61,7 +61,7 @@ impl Query {
         let mut bytes = 0;
         let sessions = fleet.sessions();
         while let Some((at, resource)) = found.next() {
-            let resource = with_status(world, &sessions, at, resource);
+            let resource = with_status(world, fleet, &sessions, at, resource);
             bytes += prost::Message::encoded_len(&resource);
             page.resources.push(resource);
             let full = page.resources.len() >= self.size || bytes > PAGE_BYTES_MAX;

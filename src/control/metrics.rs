@@ -190,7 +190,13 @@ impl Collector for Lives {
 impl Collector for Sidecars {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let revision = self.state.world().revision;
-        let mut counts = [("starting", 0_i64), ("ready", 0), ("draining", 0), ("out_of_sync", 0)];
+        let mut counts = [
+            ("starting", 0_i64),
+            ("ready", 0),
+            ("draining", 0),
+            ("not_ready", 0),
+            ("out_of_sync", 0),
+        ];
         let (now, mut lag) = (self.state.now(), Duration::ZERO);
         for session in self.fleet.sessions() {
             let progress = session.progress();
@@ -200,9 +206,10 @@ impl Collector for Sidecars {
                 WorkloadPhase::Unspecified | WorkloadPhase::Starting => 0,
                 WorkloadPhase::Ready => 1,
                 WorkloadPhase::Draining => 2,
+                WorkloadPhase::NotReady => 3,
             };
             counts[phase].1 += 1;
-            counts[3].1 += i64::from(!progress.in_sync(revision));
+            counts[4].1 += i64::from(!progress.in_sync(revision));
         }
         let help = "Connected sidecars by phase, and those that do not yet run all they were sent";
         let gauge = ConstGauge::new(0_i64);

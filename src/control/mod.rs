@@ -55,6 +55,7 @@ mod time;
 mod tokens;
 mod traffic;
 mod trail;
+mod transitions;
 mod trust;
 mod upload;
 mod validate;

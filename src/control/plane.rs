@@ -43,6 +43,7 @@ use super::{
     status::Facts,
     store::StoreError,
     tokens,
+    transitions::Observer,
 };
 use crate::{
     clock,
@@ -307,7 +308,9 @@ impl ControlPlane {
             ending: ending.clone(),
         };
         let leases = Leases::open(&inner.options.data, &inner.state, &inner.registry);
-        let services = self.services(&ending, leases.until());
+        let (data, until) = (&inner.options.data, leases.until());
+        let observer = Observer::open(data, &inner.state, &inner.fleet, until);
+        let services = self.services(&ending, until);
         let shutdown = async {
             shutdown.await;
             inner.registry.freeze();
@@ -320,10 +323,12 @@ impl ControlPlane {
             ended = serving => ended,
             never = self.renew_own() => match never {},
             never = leases.run() => match never {},
+            never = observer.run() => match never {},
             never = guards => match never {},
             never = rotation::drive(ca, fleet, leases.until()) => match never {},
         };
         leases.save().await;
+        observer.save().await;
         ended
     }
 

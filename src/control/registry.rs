@@ -180,9 +180,9 @@ impl Registration {
         &self.key
     }
 
-    /// Publishes the workload as ready to take requests or not. Does nothing for a workload that
-    /// serves nothing or that a newer stream has taken over.
-    pub(crate) fn report(&self, ready: bool) {
+    /// Publishes whether the workload takes requests. Does nothing for a workload that serves nothing
+    /// or that a newer stream has taken over.
+    pub(crate) fn report(&self, phase: pb::WorkloadPhase) {
         let Some(workload) = &self.workload else { return };
         // Held until the change is published, so that two streams of one workload can not cross.
         let mut owners = self.registry.owners();
@@ -191,7 +191,7 @@ impl Registration {
         }
         owners.leased.remove(&self.key);
         let state = &self.registry.state;
-        let published = with_readiness(workload.clone(), ready);
+        let published = in_phase(workload.clone(), phase);
         if state.world().live.resources.get(&self.key).is_some_and(|it| **it == published) {
             return;
         }
@@ -315,6 +315,7 @@ fn workload(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::
             weight: node.weight,
             zone: node.zone.clone(),
             ready: None,
+            failing: false,
         })),
         status: None,
     }
@@ -322,9 +323,11 @@ fn workload(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::
 
 /// The workload with its readiness and a version made of its contents: a sidecar that connects again
 /// after a restart of the control plane, with the same workload as before, is no change for anyone.
-fn with_readiness(mut resource: pb::Resource, ready: bool) -> pb::Resource {
+fn in_phase(mut resource: pb::Resource, phase: pb::WorkloadPhase) -> pb::Resource {
     let Some(pb::resource::Spec::Workload(workload)) = &mut resource.spec else { return resource };
+    let ready = phase == pb::WorkloadPhase::Ready;
     workload.ready = Some(ready);
+    workload.failing = phase == pb::WorkloadPhase::NotReady;
     let mut text = format!(
         "{:?}",
         (
@@ -339,6 +342,9 @@ fn with_readiness(mut resource: pb::Resource, ready: bool) -> pb::Resource {
     );
     let ports: BTreeMap<_, _> = workload.ports.iter().collect();
     text.push_str(&format!("{ports:?}"));
+    if workload.failing {
+        text.push_str("failing");
+    }
     if let Some(metadata) = &mut resource.metadata {
         let labels: BTreeMap<_, _> = metadata.labels.iter().collect();
         text.push_str(&format!("{labels:?}"));

@@ -15,7 +15,7 @@ use crate::{
     },
     resource::{
         ResourceKey,
-        pb::{self, resource::Spec},
+        pb::{self, WorkloadPhase as Phase, resource::Spec},
     },
     spiffe::SpiffeId,
     units::ServiceName,
@@ -49,13 +49,14 @@ fn own() -> SpiffeId {
     identity("mesh.local/ns/shop/svc/orders")
 }
 
-/// "ready", "unready" or "absent".
+/// "ready", "failing", "unready" or "absent".
 fn seen(state: &State) -> &'static str {
     let service = ServiceName::new("orders", "shop");
     let world = state.world();
     let Some(key) = world.workloads(&service).pop() else { return "absent" };
     match &world.get(&key).expect("listed").spec {
         Some(Spec::Workload(pb::Workload { ready: Some(true), .. })) => "ready",
+        Some(Spec::Workload(pb::Workload { failing: true, .. })) => "failing",
         _ => "unready",
     }
 }
@@ -65,10 +66,14 @@ async fn a_workload_lives_as_long_as_its_registration() {
     let (_directory, state, registry) = registry();
     let registration = registry.register(&orders(), &own()).await.expect("registers");
     assert_eq!(seen(&state), "absent");
-    registration.report(false);
+    registration.report(Phase::Starting);
     assert_eq!(seen(&state), "unready");
-    registration.report(true);
+    registration.report(Phase::Ready);
     assert_eq!(seen(&state), "ready");
+    registration.report(Phase::NotReady);
+    assert_eq!(seen(&state), "failing");
+    registration.report(Phase::Draining);
+    assert_eq!(seen(&state), "unready");
     drop(registration);
     assert_eq!(seen(&state), "absent");
 }
@@ -89,10 +94,10 @@ async fn the_first_registration_makes_the_service_and_no_revision() {
 async fn a_newer_stream_of_the_same_workload_takes_over() {
     let (_directory, state, registry) = registry();
     let old = registry.register(&orders(), &own()).await.expect("registers");
-    old.report(true);
+    old.report(Phase::Ready);
     let new = registry.register(&orders(), &own()).await.expect("registers");
     assert_eq!(seen(&state), "ready");
-    old.report(false);
+    old.report(Phase::Starting);
     drop(old);
     assert_eq!(seen(&state), "ready");
     drop(new);
@@ -105,7 +110,7 @@ async fn connecting_again_unchanged_gives_the_same_version() {
     let mut versions = Vec::new();
     for _ in 0..2 {
         let registration = registry.register(&orders(), &own()).await.expect("registers");
-        registration.report(true);
+        registration.report(Phase::Ready);
         let workload = state.world();
         versions.push(key::version(workload.get(registration.key()).expect("live")).to_owned());
     }
@@ -163,7 +168,7 @@ async fn no_sidecar_hides_what_was_written_for_another_service() {
 async fn a_stream_that_comes_to_nothing_withdraws_nobody() {
     let (_directory, state, registry) = registry();
     let held = registry.register(&orders(), &own()).await.expect("registers");
-    held.report(true);
+    held.report(Phase::Ready);
     let service = key::of_service(&ServiceName::new("orders", "shop"));
     commit(&state, Vec::new(), vec![service]).await;
     // Its service is to be stored first, and it goes away before that is done.

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{
     ca::Ca,
-    error,
+    conditions, error,
     fleet::{Fleet, Traffic},
     key, refs,
     state::{State, pb_time},
@@ -24,6 +24,8 @@ use crate::{
 
 /// Services that callers ask for and the mesh does not have, as far as they are shown.
 const UNKNOWN_MAX: usize = 100;
+/// Resources that do not do what they say, as far as they are shown.
+const UNSOUND_MAX: usize = 100;
 
 /// What does not change while the control plane runs.
 #[derive(Debug, Clone)]
@@ -60,6 +62,12 @@ pub(crate) fn of(
     let clock = state.now();
     let wall = |at: Instant| pb_time(clock - now.saturating_duration_since(at));
     let mut services = services(&world, &traffic, &wall);
+    for ((destination, _), ejection) in fleet.ejected(clock) {
+        let Ok(name) = ServiceName::parse(&destination, "") else { continue };
+        if let Some(service) = services.get_mut(&name) {
+            service.ejected.push(ejection);
+        }
+    }
     services.retain(|service, _| asked(service));
     let mut sidecars = fleet.statuses(world.revision);
     sidecars.retain(|it| asked(&ServiceName::new(&it.service, &it.namespace)));
@@ -75,6 +83,10 @@ pub(crate) fn of(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tracing_ui: tracing_ui(&world),
         refusals: refusals(fleet, asked),
+        unsound: if only.is_none() { unsound(&world, fleet) } else { Vec::new() },
+        store_failing: !state.is_healthy(),
+        trace: fleet.trace().unwrap_or_default(),
+        caller: None,
         now: Some(pb_time(clock)),
         recent: fleet
             .writes()
@@ -138,6 +150,7 @@ fn service_status(
             .collect(),
         window_seconds: traffic.reach.as_secs_f64(),
         leads_elsewhere: leads_elsewhere(world, service),
+        ejected: Vec::new(),
     }
 }
 
@@ -156,6 +169,19 @@ fn tracing_ui(world: &World) -> String {
     }
 }
 
+/// What the compiler finds in them makes them do less than they say.
+fn unsound(world: &World, fleet: &Fleet) -> Vec<pb::Unsound> {
+    let problems = world.problems();
+    let found = problems.iter().filter_map(|(at, problems)| {
+        let status = conditions::of_itself(at, world.get(at)?, problems);
+        let mut condition = status.conditions.into_iter().find(|it| it.status == "False")?;
+        let since = fleet.transitions().since(at, &condition.r#type);
+        condition.last_transition_time = since.map(pb_time);
+        Some(pb::Unsound { resource: Some(at.to_pb()), condition: Some(condition) })
+    });
+    found.take(UNSOUND_MAX).collect()
+}
+
 fn refusals(fleet: &Fleet, asked: impl Fn(&ServiceName) -> bool) -> Vec<pb::Refusal> {
     let mut refusals = Vec::new();
     for session in fleet.sessions().iter().filter(|session| asked(&session.service)) {
@@ -165,6 +191,7 @@ fn refusals(fleet: &Fleet, asked: impl Fn(&ServiceName) -> bool) -> Vec<pb::Refu
                 resource: Some(at.to_pb()),
                 workload: session.key.name.clone(),
                 problems: entry.refused.clone()?,
+                since: fleet.transitions().since(at, "Programmed").map(pb_time),
             })
         }));
     }

@@ -133,7 +133,7 @@ impl Watch {
         let removed: Vec<_> = self.sent.keys().filter(|at| is_gone(at)).cloned().collect();
         let sessions = self.fleet.sessions();
         for (at, resource) in new {
-            let event = Event::Changed(with_status(world, &sessions, &at, &resource));
+            let event = Event::Changed(with_status(world, &self.fleet, &sessions, &at, &resource));
             self.send(world, event).await?;
             self.sent.insert(at, key::version(&resource).to_owned());
         }

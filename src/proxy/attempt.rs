@@ -372,7 +372,7 @@ impl Arrived<'_> {
             (None, None) if is_grpc => None,
             (None, None) => Some(Verdict::of_http(self.status)),
         };
-        self.tried.latency(started, verdict == Some(Verdict::Failing), self.at);
+        self.tried.latency(started, matches!(verdict, Some(Verdict::Failing(_))), self.at);
         if let Some(verdict) = verdict {
             self.tried.observe(exchange.core(), verdict, self.at);
         }

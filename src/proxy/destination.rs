@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     balance,
-    resilience::{Budget, Bulkhead},
+    resilience::{Budget, Bulkhead, Ejection},
     routing::Authority,
     snapshot::{
         self, Balancing, BulkheadScope, Destination, DestinationSettings, Endpoint,
-        EndpointAddress, InboundPort, OutlierDetection, Port, RetryBudget, RouteId, RouteSettings,
-        Rule, Snapshot, Transport,
+        EndpointAddress, InboundPort, OutlierDetection, Port, Readiness, RetryBudget, RouteId,
+        RouteSettings, Rule, Snapshot, Transport,
     },
     telemetry::metrics::DestinationState,
     units::ServiceName,
@@ -239,7 +239,7 @@ impl Entry {
         for member in self.pool.members() {
             match EndpointState::of(&self.pool, member, now) {
                 EndpointState::Ready | EndpointState::Weightless => state.ready += 1,
-                EndpointState::NotReady => state.not_ready += 1,
+                EndpointState::NotReady | EndpointState::Failing => state.not_ready += 1,
                 EndpointState::Ejected => state.ejected += 1,
             }
         }
@@ -272,6 +272,7 @@ impl Entry {
             in_flight: member.load.in_flight(),
             failures_in_row: member.health.failures_in_row(),
             latency: member.load.latency(now),
+            ejection: self.pool.ejection(member, now),
         })
     }
 }
@@ -299,7 +300,14 @@ pub(super) fn no_rule() -> Rule {
 
 fn plain_endpoint(name: String, address: EndpointAddress, ports: Vec<(u16, u16)>) -> Endpoint {
     let transport = Transport::Plain { ports };
-    Endpoint { name, address, transport, weight: 1, zone: String::new(), ready: true }
+    Endpoint {
+        name,
+        address,
+        transport,
+        weight: 1,
+        zone: String::new(),
+        readiness: Readiness::Ready,
+    }
 }
 
 fn is_same_app(known: &Entry, port: &InboundPort) -> bool {
@@ -362,6 +370,8 @@ pub struct EndpointReport {
     pub failures_in_row: u32,
     /// Its moving average; `None` before the first answer.
     pub latency: Option<Duration>,
+    /// Why it is left alone, while it is.
+    pub ejection: Option<Ejection>,
 }
 
 /// Whether an endpoint takes traffic.
@@ -373,6 +383,8 @@ pub enum EndpointState {
     Weightless,
     /// Its sidecar does not say that it is ready.
     NotReady,
+    /// Its sidecar's checks of the application fail; it takes what nobody else can.
+    Failing,
     /// It failed too often.
     Ejected,
 }
@@ -384,14 +396,18 @@ impl EndpointState {
             Self::Ready => "ready",
             Self::Weightless => "weightless",
             Self::NotReady => "not_ready",
+            Self::Failing => "failing",
             Self::Ejected => "ejected",
         }
     }
 
     fn of(pool: &balance::Pool, member: &balance::Member, now: Instant) -> Self {
-        if !member.endpoint.ready {
-            Self::NotReady
-        } else if pool.is_ejected(member, now) {
+        match member.endpoint.readiness {
+            Readiness::Ready => {}
+            Readiness::Failing => return Self::Failing,
+            Readiness::NotReady => return Self::NotReady,
+        }
+        if pool.is_ejected(member, now) {
             Self::Ejected
         } else if member.endpoint.weight == 0 {
             Self::Weightless

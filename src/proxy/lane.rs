@@ -142,7 +142,7 @@ mod tests {
             dial::Where,
             pool::{How, Key},
         },
-        snapshot::{Destination, Endpoint, EndpointAddress, Port, Protocol, Transport},
+        snapshot::{Destination, Endpoint, EndpointAddress, Port, Protocol, Readiness, Transport},
         units::ServiceName,
     };
 
@@ -151,7 +151,14 @@ mod tests {
             let address = EndpointAddress::Ip([127, 0, 0, last].into());
             let transport = Transport::Plain { ports };
             let (name, zone) = (name.to_owned(), String::new());
-            Arc::new(Endpoint { name, address, transport, weight: 1, zone, ready: true })
+            Arc::new(Endpoint {
+                name,
+                address,
+                transport,
+                weight: 1,
+                zone,
+                readiness: Readiness::Ready,
+            })
         };
         let default_rule = Arc::new(crate::proxy::destination::no_rule());
         let port = Port { number: port, name: String::new(), protocol, rules: None, default_rule };

@@ -13,4 +13,4 @@ pub mod retry;
 
 pub use budget::Budget;
 pub use bulkhead::{Admission, Bulkhead, Permit, Waiter};
-pub use outlier::{Health, Outlier, Verdict};
+pub use outlier::{Cause, Ejection, Health, Outlier, Verdict};

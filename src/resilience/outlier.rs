@@ -6,6 +6,7 @@
 //! ejection ends by time alone: whoever reads it compares it with `now`, no timer runs.
 
 use std::{
+    fmt,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -36,6 +37,72 @@ pub struct Health {
     ejected_until: AtomicU64,
     /// How often it was ejected, less what healthy intervals have forgiven.
     ejections: AtomicU32,
+    /// The failures in a row and the last one's cause that led to the last ejection, for people.
+    ejected_after: AtomicU32,
+    ejected_by: AtomicU32,
+}
+
+/// Why an endpoint is left alone, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    /// Until it is tried again.
+    pub left: Duration,
+    /// Failures in a row that led to it.
+    pub failures: u32,
+    /// The last of them.
+    pub cause: Cause,
+}
+
+/// What failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The endpoint's application answered so.
+    Grpc(GrpcCode),
+    /// The same, by HTTP.
+    Http(u16),
+    /// A sidecar said so.
+    Reason(Reason),
+}
+
+impl Cause {
+    /// As one number, which an atomic holds.
+    fn code(self) -> u32 {
+        let place = |reason| Reason::ALL.iter().position(|other| *other == reason);
+        match self {
+            Self::Grpc(code) => code as u32,
+            Self::Http(status) => HTTP | u32::from(status),
+            Self::Reason(reason) => {
+                REASON | place(reason).and_then(|it| u32::try_from(it).ok()).unwrap_or_default()
+            }
+        }
+    }
+
+    fn from_code(code: u32) -> Self {
+        let low = code & 0xffff;
+        match code & !0xffff {
+            HTTP => Self::Http(u16::try_from(low).unwrap_or_default()),
+            REASON => {
+                let reason = usize::try_from(low).ok().and_then(|place| Reason::ALL.get(place));
+                Self::Reason(reason.copied().unwrap_or(Reason::Internal))
+            }
+            _ => Self::Grpc(GrpcCode::from_number(low).unwrap_or(GrpcCode::Unknown)),
+        }
+    }
+}
+
+/// What a [`Cause`]'s number is of; gRPC's codes are as they are.
+const HTTP: u32 = 1 << 16;
+const REASON: u32 = 2 << 16;
+
+impl fmt::Display for Cause {
+    /// As metrics and status name it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grpc(code) => write!(f, "grpc_{}", code.name()),
+            Self::Http(status) => write!(f, "http_{status}"),
+            Self::Reason(reason) => f.write_str(reason.name()),
+        }
+    }
 }
 
 /// What an attempt says about its endpoint.
@@ -43,8 +110,8 @@ pub struct Health {
 pub enum Verdict {
     /// It answers.
     Healthy,
-    /// It fails.
-    Failing,
+    /// It fails, and so.
+    Failing(Cause),
     /// Nothing: the caller's own doing, or a limit that holds everywhere.
     Silent,
 }
@@ -56,7 +123,9 @@ impl Verdict {
     pub fn of_grpc(code: GrpcCode) -> Self {
         use GrpcCode::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unknown};
         match code {
-            Unknown | DeadlineExceeded | Internal | Unavailable | DataLoss => Self::Failing,
+            Unknown | DeadlineExceeded | Internal | Unavailable | DataLoss => {
+                Self::Failing(Cause::Grpc(code))
+            }
             GrpcCode::Cancelled => Self::Silent,
             _ => Self::Healthy,
         }
@@ -64,7 +133,11 @@ impl Verdict {
 
     /// Of an HTTP status: 5xx but 501, which says only that the method is not known.
     pub fn of_http(status: u16) -> Self {
-        if (500..600).contains(&status) && status != 501 { Self::Failing } else { Self::Healthy }
+        match status {
+            501 => Self::Healthy,
+            500..600 => Self::Failing(Cause::Http(status)),
+            _ => Self::Healthy,
+        }
     }
 
     /// Of a reason for which this sidecar, or the endpoint's own, ended the attempt.
@@ -82,7 +155,7 @@ impl Verdict {
             | Reason::Deadline
             | Reason::NotReady
             | Reason::Overloaded
-            | Reason::Internal => Self::Failing,
+            | Reason::Internal => Self::Failing(Cause::Reason(reason)),
             // An orderly GOAWAY, a drain or a limit is no fault, and the caller's mistakes are none
             // of the endpoint's.
             _ => Self::Silent,
@@ -96,6 +169,17 @@ impl Health {
         let until = self.ejected_until.load(Ordering::Acquire);
         // Nearly none ever was, and then the time need not be worked out.
         until != 0 && outlier.nanos(now) < until
+    }
+
+    /// Why it is ejected at `now`, if it is.
+    pub fn ejection(&self, outlier: &Outlier, now: Instant) -> Option<Ejection> {
+        let until = self.ejected_until.load(Ordering::Acquire);
+        let left = until.checked_sub(outlier.nanos(now)).filter(|left| *left > 0)?;
+        Some(Ejection {
+            left: Duration::from_nanos(left),
+            failures: self.ejected_after.load(Ordering::Acquire),
+            cause: Cause::from_code(self.ejected_by.load(Ordering::Acquire)),
+        })
     }
 
     /// Failures since the last success.
@@ -130,12 +214,16 @@ impl Outlier {
                 }
                 None
             }
-            Verdict::Failing => {
+            Verdict::Failing(cause) => {
                 let failures = health.failures_in_row.fetch_add(1, Ordering::AcqRel);
                 let failures = failures.saturating_add(1);
                 let limit = settings.consecutive_failures;
                 let too_many = limit != 0 && failures >= limit;
-                too_many.then(|| self.eject(settings, health, now, pool)).flatten()
+                let eject = || self.eject(settings, health, now, pool);
+                let ejected = too_many.then(eject).flatten()?;
+                health.ejected_after.store(failures, Ordering::Release);
+                health.ejected_by.store(cause.code(), Ordering::Release);
+                Some(ejected)
             }
         }
     }
@@ -201,13 +289,14 @@ mod tests {
 
     use proptest::{collection::vec, prop_assert, proptest};
 
-    use super::{Health, Outlier, Verdict, ejected_max};
+    use super::{Cause, Ejection, Health, Outlier, Verdict, ejected_max};
     use crate::{
         reason::{GrpcCode, Reason},
         snapshot::OutlierDetection,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
+    const FAILING: Verdict = Verdict::Failing(Cause::Grpc(GrpcCode::Unavailable));
 
     fn settings() -> OutlierDetection {
         OutlierDetection {
@@ -239,7 +328,7 @@ mod tests {
         }
 
         fn fail(&self, endpoint: usize, times: u32, now: Instant) -> Option<Duration> {
-            (0..times).filter_map(|_| self.observe(endpoint, Verdict::Failing, now)).last()
+            (0..times).filter_map(|_| self.observe(endpoint, FAILING, now)).last()
         }
 
         fn ejected(&self, now: Instant) -> Vec<usize> {
@@ -328,13 +417,37 @@ mod tests {
     }
 
     #[test]
+    fn an_ejection_says_why_and_for_how_long() {
+        let now = start();
+        let pool = Pool::new(2, now);
+        let ejection = |now| pool.health[0].ejection(&pool.outlier, now);
+        pool.fail(0, 2, now);
+        assert_eq!(ejection(now), None);
+        pool.observe(0, Verdict::of_http(503), now).expect("ejected");
+        let expected = Ejection { left: 20 * SECOND, failures: 3, cause: Cause::Http(503) };
+        assert_eq!(ejection(now + 10 * SECOND), Some(expected));
+        assert_eq!(ejection(now + 30 * SECOND), None);
+        for cause in [
+            Cause::Grpc(GrpcCode::DataLoss),
+            Cause::Http(599),
+            Cause::Reason(Reason::NoRoute),
+            Cause::Reason(Reason::Internal),
+        ] {
+            assert_eq!(Cause::from_code(cause.code()), cause);
+        }
+        assert_eq!(Cause::Grpc(GrpcCode::Unavailable).to_string(), "grpc_UNAVAILABLE");
+        assert_eq!(Cause::Http(503).to_string(), "http_503");
+        assert_eq!(Cause::Reason(Reason::ConnectFailed).to_string(), "connect_failed");
+    }
+
+    #[test]
     fn zero_failures_mean_never() {
         let now = start();
         let never = OutlierDetection { consecutive_failures: 0, ..settings() };
         let pool = Pool::new(2, now);
         for _ in 0..100 {
             let (health, pool_health) = (&pool.health[0], pool.health.iter());
-            let verdict = Verdict::Failing;
+            let verdict = FAILING;
             assert_eq!(pool.outlier.observe(&never, health, verdict, now, pool_health), None);
         }
     }
@@ -344,13 +457,16 @@ mod tests {
         for (verdict, expected) in [
             (Verdict::of_grpc(GrpcCode::Ok), Verdict::Healthy),
             (Verdict::of_grpc(GrpcCode::NotFound), Verdict::Healthy),
-            (Verdict::of_grpc(GrpcCode::Unavailable), Verdict::Failing),
+            (Verdict::of_grpc(GrpcCode::Unavailable), FAILING),
             (Verdict::of_grpc(GrpcCode::Cancelled), Verdict::Silent),
             (Verdict::of_http(200), Verdict::Healthy),
             (Verdict::of_http(404), Verdict::Healthy),
-            (Verdict::of_http(503), Verdict::Failing),
+            (Verdict::of_http(503), Verdict::Failing(Cause::Http(503))),
             (Verdict::of_http(501), Verdict::Healthy),
-            (Verdict::of_reason(Reason::ConnectFailed), Verdict::Failing),
+            (
+                Verdict::of_reason(Reason::ConnectFailed),
+                Verdict::Failing(Cause::Reason(Reason::ConnectFailed)),
+            ),
             (Verdict::of_reason(Reason::Draining), Verdict::Silent),
             (Verdict::of_reason(Reason::CallerGone), Verdict::Silent),
             (Verdict::of_reason(Reason::Denied), Verdict::Silent),
@@ -369,7 +485,7 @@ mod tests {
             let pool = Pool::new(endpoints, now);
             for (endpoint, kind, pause) in steps {
                 now += Duration::from_secs(pause);
-                let verdict = if kind == 0 { Verdict::Healthy } else { Verdict::Failing };
+                let verdict = if kind == 0 { Verdict::Healthy } else { FAILING };
                 pool.observe(endpoint % endpoints, verdict, now);
                 let ejected = pool.ejected(now).len();
                 prop_assert!(ejected < endpoints);

@@ -26,7 +26,19 @@ pub struct Workload {
     /// Where it stands; may be empty.
     pub zone: String,
     /// Whether it takes traffic; what has no live sidecar does.
-    pub ready: bool,
+    pub readiness: Readiness,
+}
+
+/// Whether a workload takes traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It does.
+    Ready,
+    /// Its sidecar's checks of the application fail: only when no other is ready, because checks that
+    /// all fail at once say more about the checks.
+    Failing,
+    /// It starts or drains.
+    NotReady,
 }
 
 /// Where a workload is dialled.
@@ -84,7 +96,11 @@ fn read(spec: &pb::Workload) -> (Option<Workload>, Vec<Problem>) {
             transport: read_transport(report, spec),
             weight,
             zone: spec.zone.clone(),
-            ready: spec.ready.unwrap_or(true),
+            readiness: match spec.ready {
+                Some(false) if spec.failing => Readiness::Failing,
+                Some(false) => Readiness::NotReady,
+                Some(true) | None => Readiness::Ready,
+            },
         }
     })
 }

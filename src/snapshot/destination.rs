@@ -3,7 +3,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::rules::Rules;
-pub use crate::resource::traffic_policy::{Balancing, Bulkhead, BulkheadScope};
+pub use crate::resource::{
+    traffic_policy::{Balancing, Bulkhead, BulkheadScope},
+    workload::Readiness,
+};
 use crate::{resource::traffic_policy, spiffe::SpiffeId, units::ServiceName};
 
 /// A service as its callers see it.
@@ -70,7 +73,7 @@ pub struct Endpoint {
     /// Where it stands.
     pub zone: String,
     /// Whether its sidecar says that it is ready.
-    pub ready: bool,
+    pub readiness: Readiness,
 }
 
 /// Where an endpoint is dialled.

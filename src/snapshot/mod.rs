@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 pub use compile::{Context, check, compile};
 pub use destination::{
     Balancing, Bulkhead, BulkheadScope, Destination, DestinationSettings, Endpoint,
-    EndpointAddress, OutlierDetection, Port, Protocol, RetryBudget, Transport,
+    EndpointAddress, OutlierDetection, Port, Protocol, Readiness, RetryBudget, Transport,
 };
 pub use handle::Handle;
 pub use inbound::{

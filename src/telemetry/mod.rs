@@ -130,7 +130,7 @@ impl Telemetry {
         let mode = decode_mode(self.log_mode.load(Ordering::Relaxed));
         let logged = log::wanted(mode, record);
         let traced = record.span.sampled && self.spans.is_on();
-        if traced && record.direction == Direction::Outbound && !record.succeeded() {
+        if traced && record.direction == Direction::Outbound {
             self.metrics.keep_trace(record);
         }
         if !logged && !traced {

@@ -428,8 +428,8 @@ async fn apply_waits_until_the_sidecars_run_it() {
     let said = place.run(&["token", "create", "--service", "inventory.shop"]).await;
     place.write("token", &said.assert_done().stdout);
     let sidecar = format!(
-        "sidecar --service inventory.shop --app :1 --control-plane {} --token-file {} \
-         --workload inventory-1 --inbound 127.0.0.1:0 --outbound 127.0.0.1:0 --admin 127.0.0.1:0 \
+        "sidecar --service inventory.shop --app :1 --app-check none --control-plane {} \
+         --token-file {} --workload inventory-1 --inbound 127.0.0.1:0 --outbound 127.0.0.1:0 --admin 127.0.0.1:0 \
          --metrics 127.0.0.1:0 --health 127.0.0.1:0",
         control_plane.address("listen"),
         place.path("token").display(),

@@ -32,6 +32,8 @@ mod jaeger;
 mod live;
 mod nghttp2;
 mod opaque;
+mod printed;
+mod readiness;
 mod root;
 mod run;
 mod secrets;

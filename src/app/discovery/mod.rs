@@ -38,6 +38,7 @@ use self::{
     uses::Uses,
 };
 use crate::{
+    app::probe::Verdict,
     clock,
     identity::disk::DataDirectory,
     resource::{
@@ -65,6 +66,9 @@ pub trait DataPlane: Send + Sync + 'static {
 
     /// Destinations with requests under way, as metrics name them: `orders.shop`.
     fn under_way(&self) -> BTreeSet<String>;
+
+    /// Endpoints that are left alone because they failed, and until when.
+    fn ejected(&self) -> Vec<pb::Ejection>;
 }
 
 /// What discovery is started with.
@@ -89,6 +93,8 @@ pub struct Options {
     pub data_plane: Arc<dyn DataPlane>,
     /// The workload's phase, reported at each change.
     pub phase: watch::Receiver<WorkloadPhase>,
+    /// What the checks of the application found, told with each report.
+    pub application: watch::Receiver<Verdict>,
 }
 
 impl fmt::Debug for Options {
@@ -450,6 +456,12 @@ impl Discovery {
             traffic,
             certificate_expires_at: Some(timestamp(self.options.identity.svid().not_after())),
             trust_version: self.options.identity.trust_version().to_string(),
+            application: self.options.application.borrow().why().unwrap_or_default().to_owned(),
+            ejected: self.options.data_plane.ejected(),
+            trace: telemetry
+                .metrics()
+                .take_trace()
+                .map_or_else(String::new, |it| format!("{it:032x}")),
         };
         link.send(Message::State(state)).await?;
         if self.progress.borrow().connected {

@@ -29,6 +29,7 @@ use super::{
     sample::{answer, policy, route, service},
 };
 use crate::{
+    app::probe::Verdict,
     clock,
     identity::{Authority, csr, disk::DataDirectory},
     resource::pb::{
@@ -162,6 +163,10 @@ impl DataPlane for Workers {
     fn under_way(&self) -> BTreeSet<String> {
         BTreeSet::new()
     }
+
+    fn ejected(&self) -> Vec<pb::Ejection> {
+        vec![pb::Ejection { endpoint: "orders-1".into(), ..Default::default() }]
+    }
 }
 
 /// A sidecar without a proxy.
@@ -213,6 +218,7 @@ impl Sidecar {
             telemetry: Arc::new(telemetry.expect("telemetry")),
             data_plane,
             phase: phases,
+            application: watch::channel(Verdict::Starting("refused".into())).1,
         });
         let restored = discovery.restore();
         let mut tasks = Tasks::new();
@@ -352,6 +358,7 @@ async fn phases_are_reported_as_they_change() {
                 && state.phase() == phase
             {
                 assert!(state.certificate_expires_at.is_some());
+                assert_eq!((&*state.application, state.ejected.len()), ("refused", 1));
                 break;
             }
         }

@@ -1,7 +1,7 @@
 //! `outrigger run`: an application with its sidecar in our process, as if it were the application
 //! alone: same terminal, same signals, same exit code.
 //!
-//! The order of a start: sidecar, application, its first port; only then is the workload ready for
+//! The order of a start: sidecar, application, its ports; only then is the workload ready for
 //! others. The order of an end: out of the mesh, what the application was asked, the application,
 //! what it asked of others.
 
@@ -23,9 +23,9 @@ use super::{
     sidecar::{self, Sidecar, StartError},
     signals::{Wish, Wishes},
 };
-use crate::task::{Condition, Tasks};
+use crate::task::Tasks;
 
-/// The condition that the application takes connections.
+/// The condition that the application is well.
 const APPLICATION: &str = "application";
 /// How long requests under way may take before the application is told to end.
 const WITHDRAW_MAX: Duration = Duration::from_secs(10);
@@ -88,8 +88,8 @@ pub async fn run(mut options: Options) -> Result<u8, RunError> {
     let mut surroundings = surroundings(&options.sidecar);
     surroundings.app_chosen = !reserved.is_empty();
     let ready = options.sidecar.ready.clone();
-    let application = apps::first(&options.sidecar.apps);
-    let application = application.map(|address| (address, ready.condition(APPLICATION)));
+    // As one with its application, it is ready when that is.
+    options.sidecar.application = Some(ready.condition(APPLICATION));
     let sidecar = tokio::select! {
         sidecar = Sidecar::start(options.sidecar) => sidecar?,
         signal = ended(&mut wishes) => return Ok(signal_code(signal)),
@@ -108,7 +108,7 @@ pub async fn run(mut options: Options) -> Result<u8, RunError> {
     let supervised = options.announce.supervisor;
     let child = child::start(&options.command, &variables, supervised, Some(&guard))?;
     let running = Running { sidecar, child, wishes, announce: options.announce };
-    let status = running.until_end(application).await?;
+    let status = running.until_end().await?;
     leave_nothing(supervisor);
     Ok(child::exit_code(status))
 }
@@ -162,20 +162,11 @@ struct Running {
 }
 
 impl Running {
-    async fn until_end(
-        mut self,
-        application: Option<(crate::proxy::Address, Condition)>,
-    ) -> io::Result<ExitStatus> {
+    async fn until_end(mut self) -> io::Result<ExitStatus> {
         let mut tasks = Tasks::new();
         announce::start_watchdog(&mut tasks);
         announce::start_status(&mut tasks, self.sidecar.summary());
         child::pass_on(&mut tasks, &self.child)?;
-        if let Some((address, condition)) = application {
-            tasks.spawn("the application's port", async move {
-                apps::wait(&address).await;
-                condition.set(true);
-            });
-        }
         let status = self.serve().await?;
         announce::notify("STOPPING=1");
         tokio::select! {

@@ -5,6 +5,10 @@
 //! certificate; the proxy's listeners, whose addresses the mesh is told; the configuration, from disk
 //! at once if there is one. The order of an end: out of the mesh, then away from new connections,
 //! then what is under way, then telemetry.
+//!
+//! All the while it looks whether the application is well, and the workload takes requests only then.
+//! That is for the mesh to know and not for whoever starts the sidecar: one that serves says so, so
+//! that an application may be started after it.
 
 mod files;
 mod flags;
@@ -31,7 +35,7 @@ pub use role::{RoleError, serve};
 pub use surroundings::{External, TelemetryOptions};
 
 use self::view::{Origin, Running, State};
-use super::{admin::Server, announce::Addresses};
+use super::{admin::Server, announce::Addresses, probe::Verdict};
 use crate::{
     proxy::Proxy, resource::pb::WorkloadPhase, snapshot, task::Tasks,
     telemetry::metrics::Certificate, units::ServiceName,
@@ -72,6 +76,7 @@ impl Sidecar {
         let telemetry = start::telemetry(&mut options, &service, &workload)?;
         let certificate = options.ready.condition("certificate");
         let configuration = options.ready.condition("configuration");
+        let application = options.application.take();
         let state = Arc::new(State {
             service,
             workload,
@@ -79,12 +84,14 @@ impl Sidecar {
             logging: options.logging.take(),
             ready: options.ready.clone(),
             phase: watch::Sender::new(WorkloadPhase::Starting),
+            application: watch::Sender::default(),
             drain_asked: Notify::new(),
             running: OnceLock::new(),
         });
         let mut addresses = Addresses::default();
         let servers = start::operators(&options.listen, &state, &mut addresses).await?;
         let mut tasks = Tasks::new();
+        start::checks(&options, &state, application, &mut tasks);
         match own {
             Some(identity) => {
                 Box::pin(start::files(options, &state, identity, &mut addresses)).await?;
@@ -125,14 +132,19 @@ impl Sidecar {
         &self.addresses
     }
 
-    /// Waits until the workload is ready and the mesh was told so. For ever, if the control plane
-    /// stays away and there is no configuration on disk.
+    /// Waits until all of it serves, its application was looked at, and the mesh was told what came
+    /// of that. For ever, if the control plane stays away and there is no configuration on disk.
     pub async fn ready(&self) {
+        const HELD: &str = "the state holds the sender";
+        self.state.ready.wait(true).await;
+        let mut application = self.state.application.subscribe();
+        let looked = application.wait_for(|verdict| *verdict != Verdict::Unknown);
+        let well = looked.await.expect(HELD).is_well();
         let mut phase = self.state.phase.subscribe();
-        let ready = phase.wait_for(|phase| *phase != WorkloadPhase::Starting);
-        drop(ready.await.expect("the state holds the sender"));
+        let settled = phase.wait_for(|phase| !well || *phase != WorkloadPhase::Starting);
+        let phase = *settled.await.expect(HELD);
         if let Some(Running { origin: Origin::Live { watch, .. }, .. }) = self.state.running.get() {
-            watch.reported(WorkloadPhase::Ready, REPORT_MAX).await;
+            watch.reported(phase, REPORT_MAX).await;
         }
     }
 
@@ -201,8 +213,10 @@ async fn first_configuration(snapshots: Arc<snapshot::Handle>, proxy: Arc<Proxy>
     }
 }
 
-/// Ready while all conditions hold; draining is for good.
+/// Ready while all conditions hold and the application is well; draining is for good.
 async fn follow_phase(state: Arc<State>) {
+    let mut application = state.application.subscribe();
+    let mut was_ready = false;
     let set = |phase: WorkloadPhase| {
         state.phase.send_if_modified(|now| {
             let changes = *now != WorkloadPhase::Draining && *now != phase;
@@ -213,10 +227,19 @@ async fn follow_phase(state: Arc<State>) {
         });
     };
     loop {
-        state.ready.wait(true).await;
-        set(WorkloadPhase::Ready);
-        state.ready.wait(false).await;
-        set(WorkloadPhase::Starting);
+        let serves = state.ready.is_ready();
+        // Seen before it is read: a change in between is looked at again.
+        let well = application.borrow_and_update().is_well();
+        set(match (serves && well, was_ready) {
+            (true, _) => WorkloadPhase::Ready,
+            (false, true) => WorkloadPhase::NotReady,
+            (false, false) => WorkloadPhase::Starting,
+        });
+        was_ready |= serves && well;
+        tokio::select! {
+            () = state.ready.wait(!serves) => {}
+            _ = application.changed() => {}
+        }
     }
 }
 

@@ -12,13 +12,13 @@ use std::{
 
 use super::{AppFlag, External, FileError, TelemetryOptions, UpstreamFlag};
 use crate::{
-    app::{admin, client::ConnectError, joining::JoinError, logging::Logging},
+    app::{admin, client::ConnectError, joining::JoinError, logging::Logging, probe::Checks},
     identity::{
         Files, JoinToken,
         disk::{DataDirectory, DiskError},
     },
     proxy,
-    task::Ready,
+    task::{Condition, Ready},
     units::{NameError, ServiceName},
 };
 
@@ -57,6 +57,10 @@ pub struct Options {
     pub logging: Option<Arc<Logging>>,
     /// Conditions of the caller's own: the workload is ready when these hold too.
     pub ready: Ready,
+    /// How it looks whether the application is well.
+    pub checks: Checks,
+    /// Set while the application is well, if the caller made that a condition of being ready.
+    pub application: Option<Condition>,
 }
 
 impl fmt::Debug for Options {
@@ -90,6 +94,8 @@ impl Options {
             external: External::default(),
             logging: None,
             ready: Ready::new(),
+            checks: Checks::default(),
+            application: None,
         }
     }
 }

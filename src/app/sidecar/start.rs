@@ -24,6 +24,7 @@ use crate::{
         discovery::{self, DataPlane, Discovery, Wants},
         joining::Joining,
         keeping::{self, Renewer},
+        probe,
     },
     clock,
     identity::{
@@ -31,10 +32,11 @@ use crate::{
         disk::{self, DataDirectory},
         rotation::{self, Outcome, Sources, Wish},
     },
-    proxy::{Discover, Proxy, Settings, Shared},
-    resource::pb,
+    proxy::{Discover, EndpointReport, Proxy, Settings, Shared},
+    resilience::Ejection,
+    resource::pb::{self, WorkloadPhase},
     snapshot::{self, Node, Snapshot},
-    task::Tasks,
+    task::{Condition, Tasks},
     telemetry::{self, Telemetry, metrics::Workload},
     tls::Identity,
     units::{ServiceName, name::check_label},
@@ -42,6 +44,9 @@ use crate::{
 
 /// The file that keeps a workload's name.
 const WORKLOAD_FILE: &str = "workload";
+/// Endpoints left alone of which the mesh is told.
+const EJECTED_MAX: usize = 50;
+
 /// Whose sidecar it is, and its identity where that is there already.
 pub(super) fn identity(mode: &Mode) -> Result<(ServiceName, Option<Arc<Identity>>), StartError> {
     match mode {
@@ -176,6 +181,42 @@ async fn proxy(
     Ok(Arc::new(proxy))
 }
 
+/// Looks after the application until the workload drains: then nobody is sent there any more.
+pub(super) fn checks(
+    options: &Options,
+    state: &Arc<State>,
+    condition: Option<Condition>,
+    tasks: &mut Tasks,
+) {
+    let port = |flag: &AppFlag| {
+        let app = flag.app();
+        let (state, local) = (Arc::clone(state), local_port(&app));
+        let named = app.port == "grpc" || app.port.starts_with("grpc-");
+        let grpc = move || named || state.speaks_http2(local);
+        probe::Port::new(&app.port, &app.address, &options.checks, grpc)
+    };
+    let ports: Vec<_> = options.apps.iter().map(port).collect();
+    let (checks, state) = (options.checks.clone(), Arc::clone(state));
+    if let Some(condition) = condition {
+        let mut verdict = state.application.subscribe();
+        tasks.spawn("application", async move {
+            loop {
+                condition.set(verdict.borrow_and_update().is_well());
+                if verdict.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    tasks.spawn("application checks", async move {
+        let mut phase = state.phase.subscribe();
+        tokio::select! {
+            () = probe::watch(ports, &checks, &state.application) => {}
+            _ = phase.wait_for(|phase| *phase == WorkloadPhase::Draining) => {}
+        }
+    });
+}
+
 /// The application's ports, by the service's name or number for them.
 fn ports(options: &Options) -> BTreeMap<String, u16> {
     let apps = options.apps.iter().map(AppFlag::app);
@@ -261,6 +302,7 @@ pub(super) async fn live(
         telemetry: Arc::clone(&state.telemetry),
         data_plane: Arc::new(Workers(Arc::clone(&proxy))),
         phase: state.phase.subscribe(),
+        application: state.application.subscribe(),
     });
     discovery.restore();
     tasks.spawn("discovery", async move {
@@ -340,5 +382,19 @@ impl DataPlane for Workers {
     fn under_way(&self) -> BTreeSet<String> {
         let endpoints = self.0.endpoints().into_iter().filter(|endpoint| endpoint.in_flight > 0);
         endpoints.map(|endpoint| endpoint.destination).collect()
+    }
+
+    fn ejected(&self) -> Vec<pb::Ejection> {
+        let (now, reports) = (clock::now(), self.0.endpoints());
+        let ejected = reports.into_iter().filter_map(|report| Some((report.ejection?, report)));
+        let ejection = |(ejection, report): (Ejection, EndpointReport)| pb::Ejection {
+            destination: report.destination,
+            endpoint: report.endpoint,
+            failures: ejection.failures,
+            cause: ejection.cause.to_string(),
+            until: Some((now + ejection.left).into()),
+            sidecars: 0,
+        };
+        ejected.map(ejection).take(EJECTED_MAX).collect()
     }
 }

@@ -15,10 +15,11 @@ use crate::{
         admin::{AdminView, HealthView},
         discovery::Watch,
         logging::Logging,
+        probe::Verdict,
     },
     proxy::{EndpointReport, EndpointState, Proxy},
     resource::{self, pb::WorkloadPhase},
-    snapshot,
+    snapshot::{self, Protocol},
     spiffe::{self, certificate_pem},
     task::Ready,
     telemetry::{Rfc3339, Telemetry},
@@ -35,6 +36,8 @@ pub(super) struct State {
     pub(super) logging: Option<Arc<Logging>>,
     pub(super) ready: Ready,
     pub(super) phase: watch::Sender<WorkloadPhase>,
+    /// What the checks of the application found.
+    pub(super) application: watch::Sender<Verdict>,
     /// `POST /drain`
     pub(super) drain_asked: Notify,
     /// Once there is a certificate.
@@ -75,6 +78,15 @@ impl HealthView for State {
 }
 
 impl State {
+    /// Whether the application speaks HTTP/2 at a port of its own, as far as the mesh says.
+    pub(super) fn speaks_http2(&self, local: u16) -> bool {
+        let snapshot = self.running.get().and_then(|running| running.snapshots.load());
+        snapshot.is_some_and(|snapshot| {
+            let ports = &snapshot.inbound.ports;
+            ports.iter().any(|port| port.local == local && port.protocol == Protocol::Http2)
+        })
+    }
+
     /// How it is, in one line.
     pub(super) fn summary(&self) -> String {
         let missing = self.missing();
@@ -82,6 +94,9 @@ impl State {
             [] => "ready".to_owned(),
             missing => format!("not ready: {}", missing.join(", ")),
         };
+        if let Some(why) = self.application.borrow().why() {
+            text.push_str(&format!(", application: {why}"));
+        }
         let Some(running) = self.running.get() else { return text };
         if let Some(snapshot) = running.snapshots.load() {
             text.push_str(&format!(", revision {}", snapshot.revision));
@@ -103,6 +118,7 @@ impl AdminView for State {
         let phase = match *self.phase.borrow() {
             WorkloadPhase::Ready => "ready",
             WorkloadPhase::Draining => "draining",
+            WorkloadPhase::NotReady => "not ready",
             WorkloadPhase::Starting | WorkloadPhase::Unspecified => "starting",
         };
         let mut shown = json!({
@@ -111,6 +127,9 @@ impl AdminView for State {
             "workload": self.workload,
             "phase": phase,
         });
+        if let Some(why) = self.application.borrow().why() {
+            shown["application"] = why.into();
+        }
         let Some(running) = self.running.get() else { return shown };
         match &running.origin {
             Origin::Live { server, watch } => {
@@ -196,6 +215,7 @@ fn endpoint(report: &EndpointReport) -> Value {
         EndpointState::Ready => "ready",
         EndpointState::Weightless => "weightless",
         EndpointState::NotReady => "not ready",
+        EndpointState::Failing => "failing its checks",
         EndpointState::Ejected => "ejected",
     };
     json!({
@@ -208,5 +228,10 @@ fn endpoint(report: &EndpointReport) -> Value {
         "inFlight": report.in_flight,
         "failuresInRow": report.failures_in_row,
         "latencyMs": report.latency.map(|latency| latency.as_secs_f64() * 1000.0),
+        "ejection": report.ejection.map(|ejection| json!({
+            "failures": ejection.failures,
+            "cause": ejection.cause.to_string(),
+            "secondsLeft": ejection.left.as_secs_f64(),
+        })),
     })
 }

@@ -4,12 +4,14 @@
 //!
 //! Who is eligible: ready, of a weight above zero, not ejected, not tried before. When that leaves
 //! nobody, first those that were tried are permitted again, then those that are ejected: an ejection
-//! must never empty the pool by itself.
+//! must never empty the pool by itself. Neither must checks: when nobody is ready, those take traffic
+//! whose sidecars say that their applications fail, for checks that fail everywhere at once are more
+//! often wrong than right.
 
 use std::{fmt, sync::atomic::Ordering, time::Instant};
 
 use super::{Load, Member, Pool};
-use crate::snapshot::{Balancing, Endpoint};
+use crate::snapshot::{Balancing, Endpoint, Readiness};
 
 /// How a request's endpoint is chosen.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,8 @@ enum Stage {
     Fresh,
     Tried,
     Ejected,
+    FailingFresh,
+    Failing,
 }
 
 /// The eligible members of one stage.
@@ -73,20 +77,24 @@ impl Pool {
     /// # Errors
     /// When no endpoint is ready and of a weight above zero.
     pub fn pick(&self, choice: &Choice<'_>) -> Result<&Member, NoEndpoint> {
-        // The last stage takes it whatever was tried or ejected, as there is no other.
+        // Some stage takes it whatever was tried, ejected or fails, as there is no other.
         if let [only] = self.members.as_slice()
-            && only.endpoint.ready
+            && only.endpoint.readiness != Readiness::NotReady
             && only.endpoint.weight > 0
         {
             return Ok(only);
         }
-        for stage in [Stage::Fresh, Stage::Tried, Stage::Ejected] {
+        let stages =
+            [Stage::Fresh, Stage::Tried, Stage::Ejected, Stage::FailingFresh, Stage::Failing];
+        for stage in stages {
             let candidates = Candidates::new(self, choice, stage);
             if let Some(member) = candidates.pick() {
                 return Ok(member);
             }
         }
-        let not_ready = self.members.iter().filter(|member| !member.endpoint.ready).count();
+        let not_ready = self.members.iter();
+        let not_ready =
+            not_ready.filter(|member| member.endpoint.readiness != Readiness::Ready).count();
         let total = self.members.len();
         Err(NoEndpoint { total, not_ready, weightless: total - not_ready })
     }
@@ -110,15 +118,17 @@ impl<'p, 'c> Candidates<'p, 'c> {
     }
 
     fn takes(&self, member: &Member) -> bool {
-        let Endpoint { name, ready, weight, .. } = &*member.endpoint;
+        let Endpoint { name, readiness, weight, .. } = &*member.endpoint;
         let fresh = || !self.choice.tried.contains(&name.as_str());
         let healthy = || !self.pool.is_ejected(member, self.choice.now);
-        *ready
-            && *weight > 0
+        let ready = *readiness == Readiness::Ready;
+        *weight > 0
             && match self.stage {
-                Stage::Fresh => fresh() && healthy(),
-                Stage::Tried => healthy(),
-                Stage::Ejected => true,
+                Stage::Fresh => ready && fresh() && healthy(),
+                Stage::Tried => ready && healthy(),
+                Stage::Ejected => ready,
+                Stage::FailingFresh => *readiness == Readiness::Failing && fresh(),
+                Stage::Failing => *readiness == Readiness::Failing,
             }
     }
 

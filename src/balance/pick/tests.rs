@@ -11,7 +11,7 @@ use super::{Choice, NoEndpoint};
 use crate::{
     balance::Pool,
     resilience::Verdict,
-    snapshot::{Balancing, Endpoint, EndpointAddress, OutlierDetection, Transport},
+    snapshot::{Balancing, Endpoint, EndpointAddress, OutlierDetection, Readiness, Transport},
 };
 
 const OUTLIER: OutlierDetection = OutlierDetection {
@@ -28,7 +28,7 @@ fn endpoint(name: &str, weight: u32, ready: bool) -> Arc<Endpoint> {
         transport: Transport::Plain { ports: Vec::new() },
         weight,
         zone: String::new(),
-        ready,
+        readiness: if ready { Readiness::Ready } else { Readiness::NotReady },
     })
 }
 
@@ -79,7 +79,7 @@ fn only_ready_ones_with_a_weight_are_picked() {
 #[test]
 fn ejected_ones_are_left_alone_until_nobody_else_is_there() {
     let (pool, now) = pool(&[("a", 1, true), ("b", 1, true)]);
-    pool.observe(&OUTLIER, &pool.members()[0], Verdict::Failing, now).expect("ejected");
+    pool.observe(&OUTLIER, &pool.members()[0], Verdict::of_http(503), now).expect("ejected");
     for balancing in ALL {
         assert_eq!(shares(&pool, balancing, &[], now, 20).get("b"), Some(&20), "{balancing:?}");
     }
@@ -172,7 +172,7 @@ fn equal_ones_share_evenly() {
 fn what_is_known_stays_with_an_endpoint_that_stays() {
     let (pool, now) = pool(&[("a", 1, true), ("b", 1, true)]);
     let _busy = pool.members()[0].load.begin();
-    pool.observe(&OUTLIER, &pool.members()[0], Verdict::Failing, now).expect("ejected");
+    pool.observe(&OUTLIER, &pool.members()[0], Verdict::of_http(503), now).expect("ejected");
     let mut moved = (*endpoint("b", 1, true)).clone();
     moved.address = EndpointAddress::Name("elsewhere".into());
     let next = pool.with_endpoints(&[endpoint("a", 7, true), Arc::new(moved)]);
@@ -202,4 +202,26 @@ fn it_says_why_there_is_none() {
         let none = pool.pick(&choice).expect_err("nobody");
         assert_eq!((none, none.to_string()), (expected, text.to_owned()));
     }
+}
+
+#[test]
+fn when_nobody_is_ready_those_are_asked_whose_checks_fail() {
+    let failing = |name: &str, weight| {
+        Arc::new(Endpoint {
+            readiness: Readiness::Failing,
+            ..(*endpoint(name, weight, true)).clone()
+        })
+    };
+    let now = tokio::time::Instant::now().into_std();
+    let of = |endpoints: &[Arc<Endpoint>]| Pool::new(endpoints, now);
+    let picked = |pool: &Pool, tried: &[&str]| {
+        shares(pool, Balancing::PeakEwma, tried, now, 100).into_keys().collect::<Vec<_>>()
+    };
+    let pool = of(&[failing("a", 1), endpoint("b", 1, true), endpoint("c", 1, false)]);
+    assert_eq!(picked(&pool, &[]), ["b"]);
+    assert_eq!(picked(&pool, &["b"]), ["b"], "one that was tried before one that fails");
+    let pool = of(&[failing("a", 1), failing("b", 1), failing("c", 0), endpoint("d", 1, false)]);
+    assert_eq!(picked(&pool, &[]), ["a", "b"]);
+    assert_eq!(picked(&pool, &["a"]), ["b"]);
+    assert_eq!(picked(&pool, &["a", "b"]), ["a", "b"]);
 }

@@ -192,6 +192,23 @@ pub(super) async fn api(connected: &Connected, report: &mut Report) -> Option<pb
     Some(status)
 }
 
+/// What the credential may do. A control plane that does not say so is older than this.
+pub(super) fn permissions(status: &pb::StatusResponse, report: &mut Report) {
+    let Some(caller) = &status.caller else { return };
+    let role = match caller.role() {
+        pb::CredentialRole::Admin => "admin: may do everything".to_owned(),
+        pb::CredentialRole::Editor if caller.namespaces.is_empty() => {
+            "editor: reads everything, and writes everywhere but to the Mesh".to_owned()
+        }
+        pb::CredentialRole::Editor => {
+            format!("editor: reads everything, and writes in {}", caller.namespaces.join(", "))
+        }
+        pb::CredentialRole::Viewer => "viewer: reads everything, and changes nothing".to_owned(),
+        pb::CredentialRole::Unspecified => return,
+    };
+    report.add(Line::ok("permissions", role));
+}
+
 fn skew(asked: SystemTime, took: Duration, theirs: SystemTime) -> Line {
     let (apart, direction) = match theirs.duration_since(asked) {
         Ok(ahead) => (ahead.saturating_sub(took), "behind"),

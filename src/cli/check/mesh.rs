@@ -56,7 +56,9 @@ pub(super) fn sidecars(status: &pb::StatusResponse, subject: Option<&str>, repor
         let hint = "the same again in a few seconds; then the sidecar's log";
         report.add(Line::warn("sidecars", what).hint(hint));
     }
-    let starting = named(&|it| it.phase() == pb::WorkloadPhase::Starting);
+    let starting = named(&|it| {
+        matches!(it.phase(), pb::WorkloadPhase::Starting | pb::WorkloadPhase::NotReady)
+    });
     if !starting.is_empty() {
         let what = format!("not ready: {}", some(&starting));
         report.add(Line::warn("sidecars", what).hint("is its application listening on --app?"));
@@ -230,8 +232,12 @@ mod tests {
             message: "no such filter".to_owned(),
             ..Default::default()
         };
-        let refusal =
-            pb::Refusal { resource: id, workload: "web-1".to_owned(), problems: vec![problem] };
+        let refusal = pb::Refusal {
+            resource: id,
+            workload: "web-1".to_owned(),
+            problems: vec![problem],
+            since: None,
+        };
         let status = pb::StatusResponse { refusals: vec![refusal], ..Default::default() };
         let expected = "\
 fail  resources  GRPCRoute shop/orders is refused by web-1: no such filter (spec.rules[0])

@@ -1,7 +1,10 @@
 //! `outrigger check`: what is wrong, looked for from here towards the mesh: context, credential,
-//! reachability, TLS, the API, clocks, versions, sidecars, certificates, refused resources, ports. Each
-//! line says what to do, and what can not be looked at because of an earlier failure is left out.
+//! reachability, TLS, the API, permissions, clocks, versions, sidecars, certificates, refused
+//! resources, ports. With `--sidecar` it asks a sidecar on this machine instead, which needs no
+//! context. Each line says what to do, and what can not be looked at because of an earlier failure is
+//! left out.
 
+mod beside;
 mod here;
 mod mesh;
 mod ports;
@@ -15,6 +18,7 @@ use super::{
     remote::Remote,
 };
 use crate::{
+    app::admin,
     clock,
     resource::{Kind, pb},
 };
@@ -24,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   outrigger check
   outrigger check orders-2.shop       only what concerns this sidecar or service
+  outrigger check --sidecar           the sidecar on this machine, without a context
   outrigger check -o json
 
 Exit code 1 when something fails; warnings alone are 0.";
@@ -38,6 +43,10 @@ pub(super) struct Args {
     /// Only this sidecar or service: NAME or NAME.NAMESPACE
     #[arg(value_name = "WORKLOAD|SERVICE")]
     subject: Option<String>,
+    /// Ask the sidecar on this machine by its --admin address [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, env = "OUTRIGGER_SIDECAR")]
+    #[arg(default_missing_value = "127.0.0.1:15000", conflicts_with = "subject")]
+    sidecar: Option<admin::Address>,
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
@@ -47,7 +56,10 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let format = args.output.format;
     let mut report = Report::default();
-    look(&args, &mut report).await;
+    match &args.sidecar {
+        Some(admin) => beside::look(admin, clock::now(), &mut report).await,
+        None => look(&args, &mut report).await,
+    }
     let coloured = output::coloured();
     format.print(|| report.text(coloured), || report.json())?;
     Ok(if report.is_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -71,6 +83,7 @@ async fn look(args: &Args, report: &mut Report) {
         Some(_) => subject.to_owned(),
         None => format!("{subject}.{}", connected.namespace),
     });
+    here::permissions(&status, report);
     mesh::versions(&status, report);
     mesh::sidecars(&status, subject.as_deref(), report);
     mesh::certificates(&status, subject.as_deref(), clock::now(), report);

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::traffic::Calls;
+use super::{endpoints, traffic::Calls};
 use crate::{
     cli::words,
     reason::{Fault, Reason},
-    resource::pb,
+    resource::{ResourceKey, pb},
 };
 
 /// From this share of failed calls on a service is a problem and not a remark.
@@ -47,7 +47,9 @@ pub(super) fn all(status: &pb::StatusResponse, now: SystemTime) -> Vec<Finding> 
     let services = status.services.iter();
     let mut findings: Vec<Finding> =
         services.filter_map(|service| of_service(service, status, now)).collect();
-    findings.extend(status.refusals.iter().map(of_refusal));
+    findings.extend(status.refusals.iter().map(|refusal| of_refusal(refusal, now)));
+    findings.extend(status.unsound.iter().filter_map(|unsound| of_unsound(unsound, now)));
+    findings.extend(of_store(status));
     findings.extend(status.sidecars.iter().filter_map(|sidecar| of_sidecar(sidecar, now)));
     findings.extend(behind(status, now));
     findings.extend(of_root(status, now));
@@ -62,9 +64,8 @@ fn of_service(
 ) -> Option<Finding> {
     let name = format!("{}.{}", service.name, service.namespace);
     let calls = Calls::of(service);
-    let endpoints =
-        format!("{}: {} ready", words::count(index(service.total), "endpoint"), service.ready);
-    let missing = service.ready < service.total;
+    let endpoints = endpoints::summary(service, status, now);
+    let missing = service.ready < service.total || !service.ejected.is_empty();
     let Some((reason, count)) = calls.reasons().first().copied() else {
         return without_failures(service, name, endpoints);
     };
@@ -121,7 +122,7 @@ fn change_before(status: &pb::StatusResponse, since: SystemTime) -> Option<(u64,
 
 /// Where the traces' user interface shows one: at `/trace/ID`, as Jaeger has it, or where its
 /// address says `{trace}`.
-fn trace_link(status: &pb::StatusResponse, trace: &str) -> Option<String> {
+pub(super) fn trace_link(status: &pb::StatusResponse, trace: &str) -> Option<String> {
     let ui = status.tracing_ui.as_str();
     match ui {
         "" => None,
@@ -146,6 +147,9 @@ fn without_failures(
         }
         (0, _) => (Severity::Problem, "no endpoint is ready", endpoints),
         (ready, total) if ready < total => (Severity::Warning, "not all are ready", endpoints),
+        _ if !service.ejected.is_empty() => {
+            (Severity::Warning, "callers leave endpoints alone that failed", endpoints)
+        }
         _ => return None,
     };
     Some(Finding { severity, subject, what: what.to_owned(), lines: vec![line] })
@@ -168,7 +172,7 @@ fn next_command(reason: &str, service: &pb::ServiceStatus) -> String {
     }
 }
 
-fn of_refusal(refusal: &pb::Refusal) -> Finding {
+fn of_refusal(refusal: &pb::Refusal, now: SystemTime) -> Finding {
     let subject = refusal.resource.as_ref().map_or_else(String::new, |id| {
         let namespace = if id.namespace.is_empty() { "" } else { "/" };
         format!("{} {}{namespace}{}", id.kind, id.namespace, id.name)
@@ -184,9 +188,47 @@ fn of_refusal(refusal: &pb::Refusal) -> Finding {
     Finding {
         severity: Severity::Problem,
         subject,
-        what: format!("refused by {}: {message}", refusal.workload),
+        what: format!(
+            "refused by {}{}: {message}",
+            refusal.workload,
+            since(refusal.since.as_ref(), now)
+        ),
         lines,
     }
+}
+
+/// ` since 03:04:20 UTC`; nothing where that is not known.
+fn since(at: Option<&prost_types::Timestamp>, now: SystemTime) -> String {
+    let at = words::time(at);
+    at.map_or_else(String::new, |at| format!(" since {}", words::clock_time(at, now)))
+}
+
+fn of_unsound(unsound: &pb::Unsound, now: SystemTime) -> Option<Finding> {
+    let key = ResourceKey::from_pb(unsound.resource.as_ref()?)?;
+    let condition = unsound.condition.as_ref()?;
+    let what = format!(
+        "{} is False{}, {}: {}",
+        condition.r#type,
+        since(condition.last_transition_time.as_ref(), now),
+        condition.reason,
+        condition.message
+    );
+    let namespace = match key.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(" -n {namespace}"),
+    };
+    let kind = key.kind.to_lowercase();
+    let lines = vec![format!("try: outrigger describe {kind} {}{namespace}", key.name)];
+    Some(Finding { severity: Severity::Warning, subject: key.to_string(), what, lines })
+}
+
+fn of_store(status: &pb::StatusResponse) -> Option<Finding> {
+    status.store_failing.then(|| Finding {
+        severity: Severity::Problem,
+        subject: "store".to_owned(),
+        what: "takes no writes; what is there is served on".to_owned(),
+        lines: vec!["the control plane's log says why: a full or broken disk".to_owned()],
+    })
 }
 
 pub(in crate::cli) fn of_sidecar(sidecar: &pb::SidecarStatus, now: SystemTime) -> Option<Finding> {
@@ -248,8 +290,4 @@ pub(in crate::cli) fn of_root(status: &pb::StatusResponse, now: SystemTime) -> O
         what: format!("expires in {}", words::age(left)),
         lines: vec!["every identity of the mesh ends with it".to_owned()],
     })
-}
-
-fn index(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,5 +1,6 @@
 //! `outrigger status`: how the mesh is, on one screen.
 
+pub(super) mod endpoints;
 pub(super) mod findings;
 mod render;
 mod traffic;
@@ -114,6 +115,7 @@ fn narrow(status: &mut pb::StatusResponse, subject: &str) -> bool {
         };
         status.services.retain(served);
     }
+    status.unsound.clear();
     let sidecars = &status.sidecars;
     status.refusals.retain(|it| sidecars.iter().any(|sidecar| sidecar.workload == it.workload));
     !(status.services.is_empty() && status.sidecars.is_empty())
@@ -146,9 +148,12 @@ fn json(status: &pb::StatusResponse) -> serde_json::Value {
         "sidecars": status.sidecars.iter().map(sidecar_json).collect::<Vec<_>>(),
         "startedAt": words::time_json(status.started_at.as_ref()),
         "rootExpiresAt": words::time_json(status.root_expires_at.as_ref()),
+        "storeFailing": status.store_failing,
         "refusals": status.refusals.iter().map(refusal_json).collect::<Vec<_>>(),
+        "unsound": status.unsound.iter().map(unsound_json).collect::<Vec<_>>(),
         "version": status.version,
         "tracingUi": status.tracing_ui,
+        "trace": status.trace,
     })
 }
 
@@ -160,6 +165,7 @@ fn refusal_json(refusal: &pb::Refusal) -> serde_json::Value {
         "namespace": id.namespace,
         "name": id.name,
         "workload": refusal.workload,
+        "since": words::time_json(refusal.since.as_ref()),
         "problems": problems.map(|it| report::problem_json(&it)).collect::<Vec<_>>(),
     })
 }
@@ -171,6 +177,7 @@ fn service_json(service: &pb::ServiceStatus) -> serde_json::Value {
         "namespace": service.namespace,
         "ready": service.ready,
         "total": service.total,
+        "ejected": service.ejected.iter().map(ejection_json).collect::<Vec<_>>(),
         "windowSeconds": service.window_seconds,
         "calls": calls.total,
         "failed": calls.failed,
@@ -189,6 +196,31 @@ fn service_json(service: &pb::ServiceStatus) -> serde_json::Value {
     })
 }
 
+pub(super) fn ejection_json(ejection: &pb::Ejection) -> serde_json::Value {
+    serde_json::json!({
+        "workload": ejection.endpoint,
+        "failures": ejection.failures,
+        "cause": ejection.cause,
+        "until": words::time_json(ejection.until.as_ref()),
+        "sidecars": ejection.sidecars,
+    })
+}
+
+fn unsound_json(unsound: &pb::Unsound) -> serde_json::Value {
+    let id = unsound.resource.clone().unwrap_or_default();
+    let condition = unsound.condition.clone().unwrap_or_default();
+    serde_json::json!({
+        "kind": id.kind,
+        "namespace": id.namespace,
+        "name": id.name,
+        "type": condition.r#type,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": words::time_json(condition.last_transition_time.as_ref()),
+    })
+}
+
 fn sidecar_json(sidecar: &pb::SidecarStatus) -> serde_json::Value {
     serde_json::json!({
         "workload": sidecar.workload,
@@ -197,6 +229,7 @@ fn sidecar_json(sidecar: &pb::SidecarStatus) -> serde_json::Value {
         "version": sidecar.version,
         "address": sidecar.address,
         "phase": render::phase(sidecar.phase()),
+        "application": sidecar.application,
         "inFlight": sidecar.in_flight,
         "connectedAt": words::time_json(sidecar.connected_at.as_ref()),
         "certificateExpiresAt": words::time_json(sidecar.certificate_expires_at.as_ref()),

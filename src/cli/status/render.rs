@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, time::SystemTime};
 
 use super::{
+    endpoints,
     findings::{self, Finding, Severity},
     traffic::Calls,
 };
@@ -43,7 +44,10 @@ pub(super) fn render(status: &pb::StatusResponse, view: View<'_>) -> String {
     }
     text.push('\n');
     text.push_str(&control_plane(status, view));
-    if !status.tracing_ui.is_empty() {
+    let trace = Some(&*status.trace).filter(|trace| !trace.is_empty());
+    if let Some(link) = trace.and_then(|trace| findings::trace_link(status, trace)) {
+        text.push_str(&format!("a trace of the last seconds: {}\n", output::printable(&link)));
+    } else if !status.tracing_ui.is_empty() {
         text.push_str(&format!("traces {}\n", output::printable(&status.tracing_ui)));
     }
     text
@@ -152,7 +156,7 @@ fn row(calls: &Calls, service: &pb::ServiceStatus, status: &pb::StatusResponse) 
     let oldest = status.sidecars.iter().filter(own).map(|sidecar| sidecar.revision).min();
     vec![
         format!("{}.{}", service.name, service.namespace),
-        format!("{}/{}", service.ready, service.total),
+        format!("{}/{}", endpoints::taking_calls(service), service.total),
         rate(calls.total, service.window_seconds),
         calls.ok_share().map_or_else(dash, share_text),
         calls.quantile(0.5).map_or_else(dash, words::latency),
@@ -216,6 +220,7 @@ pub(super) fn phase(phase: pb::WorkloadPhase) -> &'static str {
         pb::WorkloadPhase::Starting => "starting",
         pb::WorkloadPhase::Ready => "ready",
         pb::WorkloadPhase::Draining => "draining",
+        pb::WorkloadPhase::NotReady => "not ready",
     }
 }
 
@@ -225,6 +230,7 @@ fn control_plane(status: &pb::StatusResponse, view: View<'_>) -> String {
     if let Some(up) = up.and_then(|at| view.now.duration_since(at).ok()) {
         text.push_str(&format!("  up {}", words::age(up)));
     }
+    text.push_str(if status.store_failing { "  store failing" } else { "  store ok" });
     let root = words::time(status.root_expires_at.as_ref());
     if let Some(left) = root.and_then(|at| at.duration_since(view.now).ok()) {
         text.push_str(&format!("  root expires in {}", words::age(left)));

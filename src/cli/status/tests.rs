@@ -45,6 +45,7 @@ fn service(
         }],
         window_seconds: 300.0,
         leads_elsewhere: false,
+        ejected: Vec::new(),
     }
 }
 
@@ -62,6 +63,7 @@ fn sidecar(workload: &str, service: &str, expires: i64) -> pb::SidecarStatus {
         in_sync: true,
         revision: 42,
         behind_since: None,
+        application: String::new(),
     }
 }
 
@@ -85,7 +87,7 @@ fn status() -> pb::StatusResponse {
         tracing_ui: "http://127.0.0.1:16686".into(),
         refusals: Vec::new(),
         now: at(0),
-        recent: Vec::new(),
+        ..Default::default()
     }
 }
 
@@ -109,7 +111,7 @@ SERVICE         READY  RPS      OK  P50  P99  REASONS 5m      REV
 inventory.shop    1/3  1.4  85.19%  3ms  4ms  no_endpoint 61  -
 catalog.shop      1/1   10    100%  3ms  4ms  -               42
 
-control plane localhost:15010  up 9d  root expires in 9y  version 0.1.0
+control plane localhost:15010  up 9d  store ok  root expires in 9y  version 0.1.0
 traces http://127.0.0.1:16686
 ";
     assert_eq!(picture(&status()), expected);
@@ -154,7 +156,7 @@ HEALTHY   rev 0
 
 no services yet; outrigger run NAME --app :PORT -- COMMAND adds one
 
-control plane localhost:15010  up 5s
+control plane localhost:15010  up 5s  store ok
 ";
     assert_eq!(picture(&status), expected);
 }
@@ -172,8 +174,12 @@ fn a_refusal_names_who_refused_what_and_how_to_mend_it() {
         hint: "update the sidecar".into(),
         ..Default::default()
     };
-    let refusal =
-        pb::Refusal { resource: Some(id), workload: "web-1".into(), problems: vec![problem] };
+    let refusal = pb::Refusal {
+        resource: Some(id),
+        workload: "web-1".into(),
+        problems: vec![problem],
+        since: None,
+    };
     let status = pb::StatusResponse { refusals: vec![refusal], ..Default::default() };
     let picture = picture(&status);
     let expected = "\
@@ -250,4 +256,76 @@ fn a_sidecar_that_stays_behind_is_a_warning() {
             .contains("! web-1.shop   still runs rev 40\n    try: outrigger check web-1.shop\n");
         assert_eq!(said, expected, "{picture}");
     }
+}
+
+#[test]
+fn endpoints_that_take_no_calls_say_why_and_until_when() {
+    let mut status = status();
+    status.services = vec![service("inventory", 2, 4, 400, &[])];
+    let until = at(61);
+    status.services[0].ejected = vec![pb::Ejection {
+        destination: "inventory.shop".into(),
+        endpoint: "inventory-1".into(),
+        failures: 5,
+        cause: "grpc_UNAVAILABLE".into(),
+        until,
+        sidecars: 2,
+    }];
+    status.sidecars = vec![
+        sidecar("inventory-1", "inventory", 80_000),
+        pb::SidecarStatus {
+            phase: pb::WorkloadPhase::NotReady.into(),
+            application: "127.0.0.1:9090: connection refused".into(),
+            ..sidecar("inventory-2", "inventory", 80_000)
+        },
+        pb::SidecarStatus {
+            phase: pb::WorkloadPhase::Draining.into(),
+            ..sidecar("inventory-3", "inventory", 80_000)
+        },
+    ];
+    let next = &until.expect("set").to_string()[11..19];
+    let expected = format!(
+        "! inventory.shop   not all are ready\n    4 endpoints: 1 ready, 1 draining \
+         (inventory-3), 1 not ready (inventory-2: 127.0.0.1:9090: connection refused), 1 ejected \
+         (5x UNAVAILABLE), next probe {next} UTC\n"
+    );
+    let picture = picture(&status);
+    assert!(picture.contains(&expected), "{picture}");
+    assert!(picture.contains("inventory.shop    1/4"), "{picture}");
+}
+
+#[test]
+fn a_resource_that_does_less_than_it_says_is_named_with_since_when() {
+    let condition = pb::Condition {
+        r#type: "ResolvedRefs".into(),
+        status: "False".into(),
+        reason: "BackendNotFound".into(),
+        message: "there is no service orders-v2.shop".into(),
+        last_transition_time: at(-20),
+    };
+    let resource = pb::ResourceId {
+        kind: "GRPCRoute".into(),
+        namespace: "shop".into(),
+        name: "orders".into(),
+    };
+    let unsound = pb::Unsound { resource: Some(resource), condition: Some(condition) };
+    let status = pb::StatusResponse {
+        unsound: vec![unsound],
+        store_failing: true,
+        tracing_ui: "http://jaeger/".into(),
+        trace: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+        ..Default::default()
+    };
+    let since = &at(-20).expect("set").to_string()[11..19];
+    let picture = picture(&status);
+    let expected = format!(
+        "x store   takes no writes; what is there is served on\n    the control plane's log says why: \
+         a full or broken disk\n! GRPCRoute shop/orders   ResolvedRefs is False since {since} UTC, \
+         BackendNotFound: there is no service orders-v2.shop\n    try: outrigger describe grpcroute \
+         orders -n shop\n"
+    );
+    assert!(picture.contains(&expected), "{picture}");
+    let last = picture.lines().last();
+    let link = "a trace of the last seconds: http://jaeger/trace/4bf92f3577b34da6a3ce929d0e0e4736";
+    assert_eq!(last, Some(link));
 }

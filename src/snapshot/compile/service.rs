@@ -98,7 +98,7 @@ pub(super) fn selects(service: &Service, labels: &BTreeMap<String, String>) -> b
 }
 
 fn endpoint(workload: &Entry<Workload>, ports: &[NamedPort]) -> Endpoint {
-    let Workload { service: _, address, ports: own, transport, weight, zone, ready } =
+    let Workload { service: _, address, ports: own, transport, weight, zone, readiness } =
         &workload.spec;
     let transport = match transport {
         workload::Transport::Mesh { port, identity } => {
@@ -122,6 +122,6 @@ fn endpoint(workload: &Entry<Workload>, ports: &[NamedPort]) -> Endpoint {
         transport,
         weight: *weight,
         zone: zone.clone(),
-        ready: *ready,
+        readiness: *readiness,
     }
 }

@@ -156,7 +156,12 @@ impl Metrics {
     /// Of what [`Metrics::encode`] gives.
     pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// Keeps the trace of an outbound call that failed.
+    /// The trace of an outbound call since this was asked last, if one was traced.
+    pub fn take_trace(&self) -> Option<u128> {
+        self.inner.traffic.take_trace()
+    }
+
+    /// Keeps the trace of an outbound call, where it is the first one or one that failed.
     pub(super) fn keep_trace(&self, record: &Record) {
         self.inner.traffic.keep_trace(record);
     }

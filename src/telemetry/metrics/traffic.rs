@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -36,6 +36,9 @@ const BOUNDS: [u64; BUCKETS - 1] = {
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     pairs: Mutex<BTreeMap<Ends, Arc<Pair>>>,
+    /// Somebody's trace since the last report; only the first one takes the lock.
+    latest: Mutex<Option<u128>>,
+    has_latest: AtomicBool,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,8 +71,17 @@ impl Traffic {
         Arc::clone(pair)
     }
 
-    /// Keeps the trace of a call that failed, for whoever wants to look at one.
+    /// Keeps the trace of a call, for whoever wants to look at one: of each way of failing the last
+    /// one, and of all calls one for each report.
     pub(super) fn keep_trace(&self, record: &Record) {
+        if !self.has_latest.load(Ordering::Relaxed) {
+            let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+            *latest = Some(record.span.trace_id);
+            self.has_latest.store(true, Ordering::Relaxed);
+        }
+        if record.succeeded() {
+            return;
+        }
         let ends =
             Ends { source: (&*record.source).into(), destination: (&*record.destination).into() };
         let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +91,13 @@ impl Traffic {
             let mut traces = pair.traces.lock().unwrap_or_else(PoisonError::into_inner);
             traces.insert(Outcome::of_record(record).to_string(), record.span.trace_id);
         }
+    }
+
+    /// The trace of a call since the last report.
+    pub(super) fn take_trace(&self) -> Option<u128> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_latest.store(false, Ordering::Relaxed);
+        latest.take()
     }
 
     /// All of it, since the start.

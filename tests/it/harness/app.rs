@@ -75,6 +75,16 @@ impl App {
     /// Starts it on a free port of the loopback.
     pub(crate) async fn start(name: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        Self::on(listener, name)
+    }
+
+    /// Starts it where another one was.
+    pub(crate) async fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port that was let go");
+        Self::on(listener, name)
+    }
+
+    fn on(listener: TcpListener, name: &str) -> Self {
         let address = listener.local_addr().expect("bound");
         let heard = Arc::new(Heard { name: name.into(), calls: Mutex::default() });
         let serving = tokio::spawn(serve(listener, Arc::clone(&heard)));

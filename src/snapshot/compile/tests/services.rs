@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     resource::pb,
-    snapshot::{Context, EndpointAddress, Protocol, Transport},
+    snapshot::{Context, EndpointAddress, Protocol, Readiness, Transport},
     units::ServiceName,
 };
 
@@ -46,10 +46,10 @@ fn a_service_has_its_ports_and_its_workloads() {
     assert_eq!(first.address, EndpointAddress::Ip(IpAddr::from([127, 0, 0, 1])));
     let identity = "spiffe://mesh.local/ns/shop/svc/orders".parse().expect("an identity");
     assert_eq!(first.transport, Transport::Mesh { port: 15006, identity });
-    assert_eq!((first.weight, first.ready), (1, true));
+    assert_eq!((first.weight, first.readiness), (1, Readiness::Ready));
     assert_eq!(last.address, EndpointAddress::Name("db.example".into()));
     assert_eq!(last.transport, Transport::Plain { ports: vec![(80, 8080), (9090, 50051)] });
-    assert_eq!((last.weight, last.ready, &*last.zone), (3, false, "a"));
+    assert_eq!((last.weight, last.readiness, &*last.zone), (3, Readiness::NotReady, "a"));
 }
 
 #[test]

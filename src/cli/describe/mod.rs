@@ -1,6 +1,8 @@
 //! `outrigger describe`: one resource with everything that the mesh says of it: its conditions, for
 //! whom it holds, and which sidecars run it.
 
+mod endpoints;
+
 use std::{process::ExitCode, time::SystemTime};
 
 use tonic::Code;
@@ -57,23 +59,37 @@ async fn describe(args: Args) -> Result<ExitCode, Failure> {
             Code::NotFound => Failure::say(format!("there is no {key}")),
             _ => connected.failed(&status),
         })?;
-        found.push(resource);
+        let endpoints = match kind {
+            Kind::Service => Some(endpoints::of_service(&connected, &key, clock::now()).await?),
+            _ => None,
+        };
+        found.push((resource, endpoints));
     }
-    let text = |resource: &pb::Resource| text(resource, clock::now());
+    let text = |(resource, endpoints): &(pb::Resource, Option<Vec<_>>)| {
+        let endpoints = endpoints.as_ref().map_or_else(String::new, |it| endpoints::table(it));
+        text(resource, &endpoints, clock::now())
+    };
+    let json = |(resource, endpoints): &(pb::Resource, Option<Vec<_>>)| {
+        let mut json = resource::to_json(resource);
+        if let Some(endpoints) = endpoints {
+            json["status"]["endpoints"] = endpoints::json(endpoints);
+        }
+        json
+    };
     args.output.format.print(
         || found.iter().map(text).collect::<Vec<_>>().join("\n"),
         || match found.as_slice() {
-            [one] => resource::to_json(one),
+            [one] => json(one),
             all => serde_json::json!({
                 "apiVersion": "v1",
                 "kind": "List",
-                "items": all.iter().map(resource::to_json).collect::<Vec<_>>(),
+                "items": all.iter().map(json).collect::<Vec<_>>(),
             }),
         },
     )
 }
 
-fn text(resource: &pb::Resource, now: SystemTime) -> String {
+fn text(resource: &pb::Resource, endpoints: &str, now: SystemTime) -> String {
     let metadata = resource.metadata.clone().unwrap_or_default();
     let mut text = resource::key(resource).map_or_else(String::new, |key| key.to_string());
     let created = words::time(metadata.creation_timestamp.as_ref());
@@ -86,8 +102,9 @@ fn text(resource: &pb::Resource, now: SystemTime) -> String {
     text.push_str("\n\n");
     text.push_str(&spec(resource));
     let Some(status) = &resource.status else { return text };
-    text.push_str(&conditions(status));
+    text.push_str(&conditions(status, now));
     text.push_str(&related(resource, status));
+    text.push_str(endpoints);
     if !status.sidecars.is_empty() {
         text.push('\n');
         text.push_str(&sidecars(status, &metadata.resource_version, now));
@@ -106,12 +123,15 @@ fn spec(resource: &pb::Resource) -> String {
 }
 
 /// Of the resource as a whole, then for each parent or target.
-fn conditions(status: &pb::Status) -> String {
+fn conditions(status: &pb::Status, now: SystemTime) -> String {
     let row = |whose: &str, condition: &pb::Condition| {
         vec![
             whose.to_owned(),
             condition.r#type.clone(),
             condition.status.clone(),
+            words::time(condition.last_transition_time.as_ref())
+                .and_then(|at| now.duration_since(at).ok())
+                .map_or_else(|| "-".to_owned(), words::age),
             condition.reason.clone(),
             condition.message.clone(),
         ]
@@ -125,7 +145,8 @@ fn conditions(status: &pb::Status) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    format!("\n{}", output::table(&["FOR", "CONDITION", "HOLDS", "REASON", "MESSAGE"], &[], &rows))
+    let headings = ["FOR", "CONDITION", "HOLDS", "SINCE", "REASON", "MESSAGE"];
+    format!("\n{}", output::table(&headings, &[3], &rows))
 }
 
 /// What holds for a service, or for which services something holds.
@@ -193,7 +214,7 @@ spec:
             status: "False".to_owned(),
             reason: "Refused".to_owned(),
             message: "refused by web-1: too old".to_owned(),
-            last_transition_time: None,
+            last_transition_time: Some(prost_types::Timestamp { seconds: 2740, nanos: 0 }),
         };
         let sidecar = |workload: &str, version: &str, refused: &[&str]| pb::SidecarVersion {
             workload: workload.to_owned(),
@@ -219,14 +240,14 @@ spec:
         });
         let expected = format!(
             "TrafficPolicy shop/inventory   made 30m ago   version 42-a\n\n{written}\n\
-             FOR  CONDITION   HOLDS  REASON   MESSAGE\n\
-             all  Programmed  False  Refused  refused by web-1: too old\n\n\
+             FOR  CONDITION   HOLDS  SINCE  REASON   MESSAGE\n\
+             all  Programmed  False    60s  Refused  refused by web-1: too old\n\n\
              holds for: Service shop/orders, Service shop/inventory\n\n\
              SIDECAR   RUNS                       REFUSED\n\
              orders-1  this version               -\n\
              web-1     an older version, for 12s  too old\n"
         );
         let now = UNIX_EPOCH + Duration::from_secs(1000 + 1800);
-        assert_eq!(text(&resource, now), expected);
+        assert_eq!(text(&resource, "", now), expected);
     }
 }
