@@ -174,7 +174,7 @@ async fn a_deletion_takes_versions_and_a_guard_as_a_write_does() {
         ["delete", "tp/inventory", "--expect-version", &now, "--guard", "10s", "-o", "json"];
     let guarded = mesh.run(&delete).await.assert_done().json();
     assert_eq!(guarded["revision"], 3, "{guarded}");
-    assert_eq!(guarded["guard"]["state"], "passed", "{guarded}");
+    assert_eq!(guarded["guard"]["state"], "Passed", "{guarded}");
     let said = mesh.run(&["delete", "svc/inventory", "--wait"]).await;
     assert!(said.assert_done().stdout.ends_with("no sidecar is connected\n"), "{said:?}");
 }
