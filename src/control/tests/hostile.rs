@@ -105,9 +105,7 @@ async fn of_a_csr_only_the_public_key_counts() {
     let plane = Plane::start().await;
     let caller = plane.workload("shop/orders");
     let renew = async |csr: Vec<u8>| {
-        Ok::<_, Status>(
-            soon(caller.identity().renew(pb::RenewRequest { csr })).await?.into_inner(),
-        )
+        Ok::<_, Status>(soon(caller.identity().renew(pb::RenewRequest { csr })).await?.into_inner())
     };
     let (greedy, broken) = (greedy(), broken());
     assert!(greedy.len() + broken.len() >= 20);
