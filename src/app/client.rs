@@ -407,15 +407,21 @@ pub fn connect_error(status: &Status) -> Option<&ConnectError> {
     std::error::Error::source(status).and_then(|cause| connect_error_below(cause))
 }
 
+/// How rustls says that the other end has sent an alert.
+const ALERT: &str = "received fatal alert";
+
 /// Whether the control plane ended the connection because of our certificate, which it sees after
 /// our side of the handshake is done.
 pub fn is_credential_refused(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         // An `io::Error` does not count what it wraps among its sources.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let failed = error.downcast_ref::<io::Error>();
+        let wrapped = failed.and_then(io::Error::get_ref);
         let tls = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if matches!(tls, Some(rustls::Error::AlertReceived(_))) {
+        // Of an alert on a connection that carries requests h2 keeps the text alone.
+        let told = |error: &io::Error| error.to_string().starts_with(ALERT);
+        if matches!(tls, Some(rustls::Error::AlertReceived(_))) || failed.is_some_and(told) {
             return true;
         }
         cause = error.source();

@@ -1,14 +1,15 @@
 //! How a running sidecar keeps its identity: it renews its certificate by the one that it has, and
 //! follows what the control plane says of whom to trust and from which root certificates are issued.
 
-use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error as _, fmt, sync::Arc, time::Duration};
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::client::{Client, TlsSource, is_credential_refused};
+use super::client::{Client, TlsSource, connect_error, is_credential_refused};
 use crate::{
+    clock,
     identity::{
         JoinToken,
         disk::DataDirectory,
@@ -88,7 +89,7 @@ impl Renewer {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => status,
         };
-        let Some(token) = self.token.as_ref().filter(|_| is_refused(&refused)) else {
+        let Some(token) = self.token.as_ref().filter(|_| self.is_over(&refused)) else {
             return Err(refused);
         };
         tracing::warn!(error = refused.message(), "the certificate is refused; joining anew");
@@ -97,6 +98,18 @@ impl Renewer {
             tracing::warn!(error = status.message(), "the join token is refused too");
             refused
         })
+    }
+}
+
+impl Renewer {
+    /// Whether there is no use in asking by this certificate any more. The reason for which the
+    /// control plane hangs up may get lost on the way; one that has ended is not worth another try.
+    fn is_over(&self, refused: &Status) -> bool {
+        let ended = clock::now() > self.identity.svid().not_after();
+        let hung_up = refused.code() == Code::Unavailable
+            && refused.source().is_some()
+            && connect_error(refused).is_none();
+        is_refused(refused) || (ended && hung_up)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     select::{self, Selection},
     writing::{Ending, Guarding, Writing, finish},
 };
-use crate::resource::{self, Problem, ResourceKey, pb};
+use crate::resource::{Problem, ResourceKey, pb};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,8 +20,7 @@ Examples:
   outrigger delete -f mesh.yaml
   outrigger delete gr orders -n shop --guard 2m
 
-With one resource among them that can not be deleted nothing is. A resource of a file whose metadata
-has a resourceVersion is deleted only if it still has that. --guard is as that of apply.";
+With one resource among them that can not be deleted nothing is. --guard is as that of apply.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -39,7 +38,7 @@ pub(super) struct Args {
     /// The namespace [default: the context's]
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
-    /// Refuse unless the one resource named has this version (`get -o yaml` shows it)
+    /// Refuse unless the one resource named has this version (`get -o json` shows it)
     #[arg(
         long,
         value_name = "VERSION",
@@ -87,7 +86,7 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
             manifest.keys()
         }
     };
-    let expect_versions = expected(&keys, &manifest, args.expect_version.as_deref())?;
+    let expect_versions = expected(&keys, args.expect_version.as_deref())?;
     let count = keys.len().max(manifest.count());
     if manifest.is_refused() {
         let report = Report {
@@ -125,26 +124,15 @@ async fn delete(args: Args) -> Result<ExitCode, Failure> {
     args.writing.end(&connected, ending, args.output.format).await
 }
 
-/// The versions that resources must still have: those of files that say one, and the one that was
-/// asked for.
-fn expected(
-    keys: &[ResourceKey],
-    manifest: &Manifest,
-    version: Option<&str>,
-) -> Result<Vec<pb::Held>, Failure> {
-    let held = |key: &ResourceKey, version: &str| pb::Held {
-        resource: Some(key.to_pb()),
-        resource_version: version.to_owned(),
-    };
+/// The version that the one resource must still have, where one was asked for. What is in files has
+/// none: what the mesh adds is dropped when they are read.
+fn expected(keys: &[ResourceKey], version: Option<&str>) -> Result<Vec<pb::Held>, Failure> {
     match (version, keys) {
-        (Some(version), [only]) => Ok(vec![held(only, version)]),
+        (None, _) => Ok(Vec::new()),
+        (Some(version), [only]) => Ok(vec![pb::Held {
+            resource: Some(only.to_pb()),
+            resource_version: version.to_owned(),
+        }]),
         (Some(_), _) => Err(Failure::usage("--expect-version is of one resource")),
-        (None, _) => {
-            let versions = manifest.resources().into_iter().filter_map(|resource| {
-                let version = resource.metadata.as_ref()?.resource_version.clone();
-                (!version.is_empty()).then_some((resource::key(&resource)?, version))
-            });
-            Ok(versions.map(|(key, version)| held(&key, &version)).collect())
-        }
     }
 }

@@ -185,15 +185,39 @@ impl Compiler<'_> {
             }
         }
         for ((namespace, number), listeners) in by_port {
-            for (index, one) in listeners.iter().enumerate() {
-                for other in &listeners[..index] {
-                    let Some(problem) = disagreement(other, one, number) else { continue };
-                    let shared = |workload: &&Entry<Workload>| {
-                        workload.key.namespace == namespace
-                            && rules(one, workload)
-                            && rules(other, workload)
-                    };
-                    if self.read.workloads.iter().any(|workload| shared(&workload)) {
+            let mut modes = listeners.iter().map(|it| it.mtls);
+            let first = modes.next();
+            // Nearly always all agree, and then nobody need be looked at.
+            if modes.any(|mode| Some(mode) != first) {
+                self.check_listeners(namespace, number, &listeners, problems);
+            }
+        }
+    }
+
+    /// For each workload of the namespace: those who have a say in it, against each other.
+    fn check_listeners(
+        &self,
+        namespace: &str,
+        number: u16,
+        listeners: &[Listener<'_>],
+        problems: &mut Vec<Problem>,
+    ) {
+        let named: BTreeMap<&str, _> = listeners.iter().map(|it| (&*it.name.name, it)).collect();
+        let selecting: Vec<_> =
+            listeners.iter().filter(|it| !it.service.selector.is_empty()).collect();
+        let mut told = BTreeSet::new();
+        let own = |workload: &&Entry<Workload>| workload.key.namespace == namespace;
+        for workload in self.read.workloads.iter().filter(own) {
+            let own = named.get(&*workload.spec.service).copied();
+            let others = selecting.iter().copied().filter(|it| {
+                it.name.name != workload.spec.service && selects(it.service, &workload.labels)
+            });
+            let all: Vec<_> = own.into_iter().chain(others).collect();
+            for (index, one) in all.iter().enumerate() {
+                for other in &all[..index] {
+                    if let Some(problem) = disagreement(other, one, number)
+                        && told.insert((other.name, one.name))
+                    {
                         problems.push(problem);
                     }
                 }
@@ -352,11 +376,6 @@ struct Listener<'a> {
     /// Which of its ports.
     index: usize,
     mtls: MtlsMode,
-}
-
-/// Whether a service has a say in what a workload listens for.
-fn rules(listener: &Listener<'_>, workload: &Entry<Workload>) -> bool {
-    workload.spec.service == listener.name.name || selects(listener.service, &workload.labels)
 }
 
 /// In what two services differ about a port, told of the one that does not hold.
