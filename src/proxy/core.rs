@@ -11,8 +11,7 @@ use tokio::{
 
 use super::{
     Discover, Settings, Shared, destination::Table, dial::Dialer, ends::OwnSockets,
-    pressure::Pressure,
-    settings::FIRST_ANSWER_MAX,
+    pressure::Pressure, settings::FIRST_ANSWER_MAX,
 };
 use crate::{
     http::answer::Rejection, reason::Reason, snapshot::Snapshot, task::Drain, telemetry::Telemetry,

@@ -564,11 +564,7 @@ mod tests {
             Outlook::Stay
         }
 
-        fn is_cut_off(&self) -> bool {
-            false
-        }
-
-        fn standing(&self) -> Outlook {
+        fn standing(&self, _: &[CertificateDer<'_>]) -> Outlook {
             Outlook::Stay
         }
 
@@ -583,7 +579,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_has_ended_asks_for_nothing_more() {
-        let (hub, _woken) = Hub::new();
+        let (hub, _woken) = Hub::new(&Arc::default());
         let (near, far) = duplex(64);
         let codec = http2::Connection::server(&http2_server(false), hub.now());
         let wire = Wire::plain(Socket::Other(Box::new(near)), Vec::new());
