@@ -51,19 +51,24 @@ impl FrameHeader {
     /// Reads one from the front of `input`; `None` when it is shorter.
     #[inline]
     pub(super) fn parse(input: &[u8]) -> Option<Self> {
+        // Two numbers, of which one byte is in both: length, kind and flags, and the stream.
         let bytes: &[u8; HEADER_LEN] = input.first_chunk()?;
-        let [a, b, c, kind, flags, d, e, f, g] = *bytes;
-        let length = u32::from_be_bytes([0, a, b, c]);
-        let stream = u32::from_be_bytes([d, e, f, g]) & STREAM_MAX;
-        Some(Self { length, kind, flags, stream })
+        let [_, _, _, kind, flags, stream @ ..] = bytes;
+        let [length @ .., _, _, _, _, _] = bytes;
+        let length = u32::from_be_bytes(*length) >> 8;
+        let stream = u32::from_be_bytes(*stream) & STREAM_MAX;
+        Some(Self { length, kind: *kind, flags: *flags, stream })
     }
 
     /// As bytes.
     #[inline]
     pub(super) fn bytes(self) -> [u8; HEADER_LEN] {
-        let [_, a, b, c] = self.length.to_be_bytes();
-        let [d, e, f, g] = self.stream.to_be_bytes();
-        [a, b, c, self.kind, self.flags, d, e, f, g]
+        let kind = self.length << 8 | u32::from(self.kind);
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..4].copy_from_slice(&kind.to_be_bytes());
+        bytes[4] = self.flags;
+        bytes[5..].copy_from_slice(&self.stream.to_be_bytes());
+        bytes
     }
 
     /// Appends it to `out`.

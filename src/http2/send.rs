@@ -206,10 +206,26 @@ impl Connection {
         min(min(length, room), min(open, self.send_window.open()))
     }
 
+    #[inline]
     fn write_data(&mut self, stream: u32, data: &[u8], end: bool) {
+        if data.len() > self.peer.payload_max as usize {
+            return self.write_frames(stream, data, end);
+        }
+        if data.is_empty() && !end {
+            return;
+        }
+        let length = u32::try_from(data.len()).unwrap_or(PAYLOAD_MAX);
+        let flags = if end { flag::END_STREAM } else { 0 };
+        self.output.reserve(HEADER_LEN + data.len());
+        FrameHeader { length, kind: kind::DATA, flags, stream }.write(&mut self.output);
+        self.output.extend_from_slice(data);
+    }
+
+    /// The same with more than one frame.
+    fn write_frames(&mut self, stream: u32, data: &[u8], end: bool) {
         let payload_max = self.peer.payload_max as usize;
         let mut left = data;
-        while !left.is_empty() || end {
+        while !left.is_empty() {
             let (payload, rest) = left.split_at(min(left.len(), payload_max));
             self.output.reserve(HEADER_LEN + payload.len());
             let last = end && rest.is_empty();
