@@ -10,17 +10,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::timeout,
-};
-
 use super::{
     codec::Codec,
     host::{End, Outlook},
     hub::Hub,
-    io::Socket,
-    settings::{LINGER_BYTES_MAX, LINGER_MAX},
+    io::linger,
     splice::{Sent, Stream},
     tasks::guarded,
     window::Window,
@@ -502,15 +496,4 @@ impl Drop for Ending {
         link.changed();
         link.hub.tasks.run();
     }
-}
-
-/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
-/// it, and a peer that writes then sees the reset before the last frame that says why.
-pub(super) async fn linger(mut socket: Socket) {
-    let read = async {
-        socket.shutdown().await?;
-        let mut rest = socket.take(LINGER_BYTES_MAX);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    drop(timeout(LINGER_MAX, read).await);
 }
