@@ -14,12 +14,12 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     acceptor::Counted,
     codec::Codec,
-    detect::{Spoken, detect},
+    detect::{DetectError, Spoken, detect},
     ends::Ends,
     expiry,
     host::{End, Host, Outlook, Refusal},
-    io::{Rewind, Socket},
-    link::{Link, linger},
+    io::{Rewind, Socket, linger},
+    link::Link,
     memory::Once,
     opaque::{self, Near, Target},
     outbound::{self, Destination},
@@ -166,20 +166,9 @@ async fn open(worker: Rc<Worker>, accepted: Accepted) -> Option<(Rc<Link>, Rc<Co
         Some(fixed) => opaque_target(&worker, fixed).await,
         None => None,
     };
-    // Where bytes are taken for what they are, the server may be the first to speak.
-    let detected = match &leads_to {
-        Some(target) if target.is_opaque() => {
-            Ok((Spoken::Other, Rewind::new(Bytes::new(), socket)))
-        }
-        _ => detect(socket).await,
-    };
-    let (spoken, io) = match detected {
-        Ok(detected) => detected,
-        Err(error) => {
-            tracing::debug!(%address, %error, "no request came");
-            return None;
-        }
-    };
+    let heard = hear(socket, leads_to.as_ref()).await;
+    let silent = |error| tracing::debug!(%address, %error, "no request came");
+    let (spoken, io) = heard.map_err(silent).ok()?;
     // Not before it has spoken: the one who dials notes its socket only once it is connected.
     let looped = ends.is_some_and(|ends| worker.core.own_sockets.contains(ends));
     let origin = |side: Side, spoken| {
@@ -231,12 +220,22 @@ async fn open(worker: Rc<Worker>, accepted: Accepted) -> Option<(Rc<Link>, Rc<Co
                 return None;
             };
             let authority = side.fixed().map(|(service, port)| format!("{service}:{port}"));
-            let origin = origin(side, spoken);
-            let exchange = opaque::begin(&origin, &authority.unwrap_or_default());
+            let exchange = opaque::begin(&origin(side, spoken), &authority.unwrap_or_default());
             Box::pin(opaque::outbound(exchange, target, Near::Open(plain(io)))).await;
         }
     }
     None
+}
+
+/// What is spoken. Where bytes are taken for what they are, the server may be the first to speak.
+async fn hear(
+    socket: Socket,
+    leads_to: Option<&Target>,
+) -> Result<(Spoken, Rewind<Socket>), DetectError> {
+    if leads_to.is_some_and(Target::is_opaque) {
+        return Ok((Spoken::Other, Rewind::new(Bytes::new(), socket)));
+    }
+    detect(socket).await
 }
 
 /// What a listener leads to, if that is there.
@@ -341,7 +340,9 @@ async fn handshake(
 struct Served {
     origin: Rc<Origin>,
     proof: Option<Proof>,
-    retire_at: Instant,
+    /// Of a peer that has to prove anew who it is. Others are let be: a client that has no reason to
+    /// expect GOAWAY may lose the call that crosses it.
+    retire_at: Option<Instant>,
     _open: InFlight,
 }
 
@@ -362,8 +363,9 @@ pub(super) fn http(
         Codec::Http1(Box::new(http1::Connection::server(&http1_server(), now)))
     };
     let age_max = origin.worker.core.settings.connection_age_max;
-    let not_after = proof.as_ref().map(|proof| proof.not_after);
-    let retire_at = expiry::retirement(age_max, not_after, fastrand::u64(..));
+    let retire_at = proof
+        .as_ref()
+        .map(|proof| expiry::retirement(age_max, Some(proof.not_after), fastrand::u64(..)));
     let served = Served { origin, proof, retire_at, _open: open };
     Link::new(&hub, End::Near(Box::new(served)), codec, wire)
 }
@@ -409,7 +411,8 @@ impl Host for Served {
         }
         // An HTTP/1.1 connection whose first request is still on its way has it served.
         let draining = origin.counts.guard.draining() && (origin.http2 || !unused);
-        if draining || now >= self.retire_at { Outlook::Retire } else { Outlook::Stay }
+        let aged = self.retire_at.is_some_and(|end| now >= end);
+        if draining || aged { Outlook::Retire } else { Outlook::Stay }
     }
 
     fn is_cut_off(&self) -> bool {

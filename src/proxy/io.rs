@@ -9,9 +9,12 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpStream, UnixStream},
+    time::timeout,
 };
+
+use super::settings::{LINGER_BYTES_MAX, LINGER_MAX};
 
 /// A byte stream in both directions.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin {}
@@ -153,4 +156,15 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Rewind<I> {
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
+}
+
+/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
+/// it, and a peer that writes then sees the reset before the last frame that says why.
+pub(super) async fn linger(mut socket: Socket) {
+    let read = async {
+        socket.shutdown().await?;
+        let mut rest = socket.take(LINGER_BYTES_MAX);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    drop(timeout(LINGER_MAX, read).await);
 }

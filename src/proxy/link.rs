@@ -10,17 +10,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::timeout,
-};
-
 use super::{
     codec::Codec,
     host::{End, Outlook},
     hub::Hub,
-    io::Socket,
-    settings::{LINGER_BYTES_MAX, LINGER_MAX},
+    io::linger,
     splice::{Sent, Stream},
     tasks::guarded,
     window::Window,
@@ -512,17 +506,6 @@ impl Drop for Ending {
     }
 }
 
-/// Ends a connection so that its peer hears the last word. Closing a socket with unread bytes resets
-/// it, and a peer that writes then sees the reset before the last frame that says why.
-pub(super) async fn linger(mut socket: Socket) {
-    let read = async {
-        socket.shutdown().await?;
-        let mut rest = socket.take(LINGER_BYTES_MAX);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    drop(timeout(LINGER_MAX, read).await);
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -531,6 +514,7 @@ mod tests {
         task::Poll,
     };
 
+    use rustls_pki_types::CertificateDer;
     use tokio::io::duplex;
 
     use super::Link;
@@ -541,6 +525,7 @@ mod tests {
             host::{End, Host, Outlook, Refusal},
             hub::Hub,
             io::Socket,
+            pressure::Pressure,
             settings::http2_server,
             stream::Incoming,
             tasks::Story,
@@ -579,7 +564,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_has_ended_asks_for_nothing_more() {
-        let (hub, _woken) = Hub::new(&Arc::default());
+        let (hub, _woken) = Hub::new(&Pressure::new(usize::MAX));
         let (near, far) = duplex(64);
         let codec = http2::Connection::server(&http2_server(false), hub.now());
         let wire = Wire::plain(Socket::Other(Box::new(near)), Vec::new());
