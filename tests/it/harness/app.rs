@@ -74,20 +74,10 @@ struct Heard {
 impl App {
     /// Starts it on a free port of the loopback.
     pub(crate) async fn start(name: &str) -> Self {
-        Self::start_with(name, false).await
-    }
-
-    /// The same, but it bears any number of cancelled calls. Others close a connection on which some
-    /// twenty calls were cancelled before they had looked at them.
-    pub(crate) async fn start_patient(name: &str) -> Self {
-        Self::start_with(name, true).await
-    }
-
-    async fn start_with(name: &str, patient: bool) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let heard = Arc::new(Heard { name: name.into(), calls: Mutex::default() });
-        let serving = tokio::spawn(serve(listener, Arc::clone(&heard), patient));
+        let serving = tokio::spawn(serve(listener, Arc::clone(&heard)));
         Self { address, heard, serving }
     }
 
@@ -104,7 +94,7 @@ impl Drop for App {
 }
 
 /// Accepts until it is aborted; the connections go with it.
-async fn serve(listener: TcpListener, heard: Arc<Heard>, patient: bool) {
+async fn serve(listener: TcpListener, heard: Arc<Heard>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await.expect("accepts");
@@ -113,11 +103,7 @@ async fn serve(listener: TcpListener, heard: Arc<Heard>, patient: bool) {
         let heard = Arc::clone(&heard);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&heard)));
-            let mut server = auto::Builder::new(TokioExecutor::new());
-            if patient {
-                server.http2().max_pending_accept_reset_streams(100_000);
-                server.http2().max_local_error_reset_streams(None);
-            }
+            let server = auto::Builder::new(TokioExecutor::new());
             // A caller that goes away is no trouble of the application's.
             let _gone = server.serve_connection(TokioIo::new(socket), service).await;
         });
