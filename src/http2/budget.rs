@@ -15,6 +15,8 @@ const CONTROL_PER_REQUEST: u32 = 16;
 /// Per body frame, received or sent whole: peers that measure bandwidth send a PING, and those that
 /// give credit frame by frame two WINDOW_UPDATEs.
 const CONTROL_PER_BODY_FRAME: u32 = 3;
+/// Body bytes sent that pay for a control frame, where a narrow window cuts frames into pieces.
+const BYTES_PER_CONTROL: u32 = 1_024;
 /// Streams that a client cancels early in one burst: below 250, where rapid reset has to end.
 const RESETS_MAX: u32 = 200;
 const RESETS_PER_SECOND: u32 = 100;
@@ -69,6 +71,8 @@ impl Bucket {
 pub(super) struct Budget {
     /// How many callers' cancels are to be expected.
     callers: u32,
+    /// Body bytes sent that have not paid yet.
+    sent: u32,
     control: Bucket,
     resets: Bucket,
     provoked: Bucket,
@@ -82,6 +86,7 @@ impl Budget {
         let callers = if many_callers { CALLERS } else { 1 };
         Self {
             callers,
+            sent: 0,
             control: Bucket::new(CONTROL_MAX, "control frames"),
             resets: Bucket::new(RESETS_MAX * callers, "resets"),
             provoked: Bucket::new(PROVOKED_MAX, "stream errors"),
@@ -134,6 +139,18 @@ impl Budget {
         self.empty.earn(1);
     }
 
+    /// So many body bytes were sent, whether whole frames or not.
+    pub(super) fn sent(&mut self, bytes: u32) {
+        let sent = self.sent.saturating_add(bytes);
+        self.control.earn(sent / BYTES_PER_CONTROL);
+        self.sent = sent % BYTES_PER_CONTROL;
+    }
+
+    /// A control frame let bytes go on that waited for it.
+    pub(super) fn of_use(&mut self) {
+        self.control.earn(1);
+    }
+
     /// This side cancelled a stream: what the peer still says of it is no abuse.
     pub(super) fn cancelled_here(&mut self) {
         self.control.earn(4);
@@ -184,5 +201,10 @@ mod tests {
         budget.elapse(Duration::from_secs(1 << 40));
         (0..1_000).for_each(|_| budget.control(1).expect("within the burst"));
         budget.control(1).expect_err("the burst is spent");
+        budget.sent(1_000);
+        budget.control(1).expect_err("not yet");
+        budget.sent(1_048);
+        (0..2).for_each(|_| budget.control(1).expect("bytes pay, whatever frames they were in"));
+        budget.control(1).expect_err("that was all");
     }
 }

@@ -55,6 +55,10 @@ impl Connection {
             self.stream_error(header.stream, ErrorCode::FLOW_CONTROL_ERROR, what)?;
             return Ok(());
         }
+        // A server that gives a byte at a time gets a byte at a time, and delays its own callers only.
+        if !self.is_server() && self.streams.at(slot).wait == Wait::Window {
+            self.budget.of_use();
+        }
         self.window_opened(slot);
         Ok(())
     }

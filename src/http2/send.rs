@@ -173,6 +173,7 @@ impl Connection {
         self.write_data(stream, &data[..taken], ends);
         let bytes = u32::try_from(taken).unwrap_or(u32::MAX);
         self.send_window.take(bytes);
+        self.budget.sent(bytes);
         let found = self.streams.at(slot);
         found.send.take(bytes);
         found.slow_taken = found.slow_taken.saturating_add(bytes);

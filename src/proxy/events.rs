@@ -10,7 +10,7 @@ use super::{
     stream::{Caller, Incoming},
     tasks::Story,
 };
-use crate::http::{ConnectionError, Event, HeaderBlock};
+use crate::http::{ConnectionError, Event, HeaderBlock, StreamError};
 
 impl Link {
     /// Handles everything that `input`, from which it takes, and the time before it gave.
@@ -121,5 +121,25 @@ impl Link {
 
     fn stream(&self, number: u32) -> Option<Rc<Stream>> {
         self.streams.borrow().get(number).cloned()
+    }
+}
+
+/// Whatever ends a connection's task, no story waits for it afterwards.
+pub(super) struct Ending(pub(super) Rc<Link>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let link = &self.0;
+        link.over.set(true);
+        if link.why.get().is_none() {
+            link.why.set(Some(ConnectionError::Local));
+        }
+        let why = link.why.get().unwrap_or(ConnectionError::Local);
+        let left = link.streams.borrow_mut().take();
+        for stream in left {
+            stream.ended(StreamError::Connection(why));
+        }
+        link.changed();
+        link.hub.tasks.run();
     }
 }

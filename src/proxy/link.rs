@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     codec::Codec,
+    events::Ending,
     host::{End, Outlook},
     hub::Hub,
     io::linger,
@@ -20,7 +21,7 @@ use super::{
     window::Window,
     wire::{Wire, Written},
 };
-use crate::http::{ConnectionError, ErrorCode, HeaderBlock, OpenError, StreamError};
+use crate::http::{ConnectionError, ErrorCode, HeaderBlock, OpenError};
 
 /// How often a connection is read from before others get their turn.
 const READS_PER_POLL: usize = 8;
@@ -53,7 +54,7 @@ pub(super) struct Link {
     /// Whether nothing more can be read.
     lost: Cell<bool>,
     /// Whether it is to end now.
-    over: Cell<bool>,
+    pub(super) over: Cell<bool>,
     /// Whether it was asked to end in order.
     draining: Cell<bool>,
     /// Why it has ended.
@@ -483,26 +484,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.hub.went(self.unwritten.get());
-    }
-}
-
-/// Whatever ends a connection's task, no story waits for it afterwards.
-struct Ending(Rc<Link>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let link = &self.0;
-        link.over.set(true);
-        if link.why.get().is_none() {
-            link.why.set(Some(ConnectionError::Local));
-        }
-        let why = link.why.get().unwrap_or(ConnectionError::Local);
-        let left = link.streams.borrow_mut().take();
-        for stream in left {
-            stream.ended(StreamError::Connection(why));
-        }
-        link.changed();
-        link.hub.tasks.run();
     }
 }
 

@@ -193,7 +193,10 @@ impl Near {
         );
         match self {
             Self::Open(wire) => {
-                wire.abort();
+                // What should have been HTTP is closed in order, as broken HTTP is.
+                if rejection.reason != Reason::NoRoute {
+                    wire.abort();
+                }
                 exchange.refused(rejection);
                 exchange.end();
             }

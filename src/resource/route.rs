@@ -21,7 +21,6 @@ pub const LIST_MAX: usize = 64;
 pub const MATCHES_MAX: usize = 128;
 /// A compiled expression: enough for every path, too little to fill memory by configuration.
 const REGEX_BYTES_MAX: usize = 256 << 10;
-/// An expression as it is written.
 const REGEX_TEXT_BYTES_MAX: usize = 1024;
 
 /// What a route says.

@@ -26,7 +26,9 @@ async fn the_outbound_listener_passes_every_case() {
     let _turn = heavy().await;
     let Some(h2spec) = peer("bin/h2spec") else { return };
     let app = App::start("one").await;
-    let Some(pair) = StaticPair::start(app.address).await else { return };
+    // What does not say what it speaks may be no HTTP, and is then carried as it is.
+    let pair = StaticPair::start_speaking(app.address, Some("grpc")).await;
+    let Some(pair) = pair else { return };
     conforms(&pair, &h2spec, pair.client.upstream("echo:9090")).await;
 }
 

@@ -113,7 +113,7 @@ async fn while_too_much_waits_for_slow_readers_new_requests_are_refused() {
     let orders = world.server("orders", app.address).await;
     // Each worker has its part, and one process is bounded.
     let mut settings = settings("web");
-    (settings.outbound, settings.waiting_bytes_max) = (Some(loopback()), 1024 * 1024);
+    (settings.outbound, settings.waiting_bytes_max) = (Some(loopback()), 256 * 1024);
     let web = world.start(settings, HOUR).await;
     let yaml = grpc("orders", &[orders.inbound()]);
     orders.configure(&yaml).await;

@@ -7,13 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use h2::{
     Reason, RecvStream,
-    server::{Builder, Connection, SendResponse},
+    server::{Builder, SendResponse},
 };
 use http::{HeaderMap, Request, Response};
 use tokio::{
@@ -44,6 +45,8 @@ enum Habit {
 
 /// After how many calls one that leaves does so.
 const CALLS_PER_CONNECTION: u32 = 7;
+/// How often one that changes its windows does so.
+const TURN: Duration = Duration::from_millis(5);
 
 /// An application on the wire.
 struct Backend {
@@ -85,25 +88,28 @@ async fn serve(socket: TcpStream, habit: Habit) {
         builder.initial_window_size(1);
     }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await else { return };
-    let (mut calls, mut running) = (0, tokio::task::JoinSet::new());
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        calls += 1;
-        running.spawn(answer(request, respond));
-        turn(&mut connection, habit, calls);
+    let (mut calls, mut changes, mut running) = (0, 0_usize, tokio::task::JoinSet::new());
+    // By time and not by calls: all of those under way may wait for a window of none.
+    let mut turns = tokio::time::interval(TURN);
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => {
+                let Some(Ok((request, respond))) = accepted else { break };
+                calls += 1;
+                running.spawn(answer(request, respond));
+                if habit == Habit::Leaving && calls == CALLS_PER_CONNECTION {
+                    connection.graceful_shutdown();
+                }
+            }
+            _ = turns.tick(), if habit == Habit::Windows => {
+                changes += 1;
+                let size = [1, 70_000, 3, 65_535, 0, 16][changes % 6];
+                // It refuses a second change before the first is taken.
+                drop(connection.set_initial_window_size(size));
+            }
+        }
     }
     while running.join_next().await.is_some() {}
-}
-
-fn turn(connection: &mut Connection<TcpStream, Bytes>, habit: Habit, calls: u32) {
-    match habit {
-        Habit::Leaving if calls == CALLS_PER_CONNECTION => connection.graceful_shutdown(),
-        Habit::Windows => {
-            let size = [1, 70_000, 3, 65_535, 0, 16][calls as usize % 6];
-            // It refuses a second change before the first is taken.
-            drop(connection.set_initial_window_size(size));
-        }
-        _ => {}
-    }
 }
 
 /// Answers a call as its field `x-do` says.

@@ -59,9 +59,14 @@ async fn send_all(stream: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
 
 /// An application that answers with a million messages of a byte, each in a frame of its own.
 async fn chatty(listener: TcpListener) {
-    let Ok((socket, _)) = listener.accept().await else { return };
-    socket.set_nodelay(true).expect("a socket");
-    let mut connection = h2::server::handshake(socket).await.expect("HTTP/2");
+    let mut connection = loop {
+        let Ok((socket, _)) = listener.accept().await else { return };
+        socket.set_nodelay(true).expect("a socket");
+        // The sidecar looks first whether anybody is there.
+        if let Ok(connection) = h2::server::handshake(socket).await {
+            break connection;
+        }
+    };
     while let Some(Ok((_, mut respond))) = connection.accept().await {
         tokio::spawn(async move {
             let response = http::Response::builder().header("content-type", "application/grpc");
