@@ -15,7 +15,6 @@ pub mod keeping;
 pub mod logging;
 pub mod ports;
 pub mod probe;
-pub mod resident;
 pub mod run;
 pub mod sidecar;
 pub mod signals;

@@ -6,7 +6,6 @@ use super::{Options, Sidecar, StartError};
 use crate::{
     app::{
         announce::{self, Announce},
-        resident,
         signals::{Wish, Wishes},
     },
     task::Tasks,
@@ -49,7 +48,6 @@ pub async fn serve(options: Options, announce: Announce) -> Result<(), RoleError
             () = sidecar.ready(), if !told => {
                 told = true;
                 announce.ready(&sidecar.addresses().to_json())?;
-                tasks.spawn("resident", resident::let_go());
                 tracing::info!(service = %sidecar.service(), workload = sidecar.workload(), "ready");
                 continue;
             }
