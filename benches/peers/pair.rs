@@ -196,7 +196,8 @@ impl Start<'_> {
         yaml: &str,
         more: &[String],
     ) -> Result<(Process, serde_json::Value)> {
-        let name = format!("{}-{role}", self.name);
+        // Names files, some of which stand in lists.
+        let name = format!("{}-{role}", self.name).replace([' ', ','], "-");
         let all = self.kind == Kind::OutriggerAll;
         let (tracing, log) = if all {
             ("sampling: 100%, maxPerSecond: 1000000/s", "All")
