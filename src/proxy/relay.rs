@@ -155,7 +155,8 @@ impl Way {
             if self.told {
                 return Poll::Ready(Ok(()));
             }
-            if self.blocked || !self.waiting.is_empty() {
+            // While its kind is open, nothing of it goes on: it is judged whole.
+            if !self.suspect && (self.blocked || !self.waiting.is_empty()) {
                 let before = self.waiting.len();
                 let written = to.poll_drain(cx, &mut self.waiting).map_err(End::Receiver)?;
                 count(before - self.waiting.len());

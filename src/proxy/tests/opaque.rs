@@ -1,11 +1,12 @@
 //! Connections that carry no HTTP: servers that speak first, half-closes both ways, readers that do not
 //! read, and who may connect to what.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -369,7 +370,7 @@ async fn opaque(to: SocketAddr, identity: &Identity) -> TlsStream<TcpStream> {
     config.alpn_protocols = vec![ALPN_TCP.to_vec()];
     let sni = Sni { port: 5432, service: service("db") };
     let stream = TcpStream::connect(to).await.expect("connected");
-    let connector = TlsConnector::from(std::sync::Arc::new(config));
+    let connector = TlsConnector::from(Arc::new(config));
     let name = sni.server_name().expect("a name");
     bounded(connector.connect(name, stream)).await.expect("a handshake")
 }
@@ -393,6 +394,37 @@ async fn requests_do_not_come_in_as_opaque_bytes() {
         let log = far.log().await;
         assert_eq!((&log[0]["reason"], &log[0]["request_bytes"]), (&reason.into(), &0.into()));
     }
+}
+
+#[tokio::test]
+async fn a_request_is_not_hidden_by_what_the_application_says_meanwhile() {
+    let said = Arc::new(Notify::new());
+    let saying = Arc::clone(&said);
+    let (app, _serving) = server(move |mut stream| {
+        let saying = Arc::clone(&saying);
+        async move {
+            loop {
+                saying.notified().await;
+                stream.write_all(b"tick\n").await.expect("open");
+            }
+        }
+    })
+    .await;
+    let (world, far, _web) = pair(app, "", "").await;
+    let web = world.identity(&service("web"), HOUR);
+    let mut stream = opaque(far.inbound(), &web).await;
+    stream.write_all(b"GET").await.expect("open");
+    stream.flush().await.expect("open");
+    // Each of these has the sidecar look at the connection again.
+    for _ in 0..10 {
+        said.notify_one();
+        assert_eq!(line(&mut stream).await, "tick\n");
+    }
+    stream.write_all(b" / HTTP/1.1\r\nhost: db\r\n\r\n").await.expect("open");
+    stream.flush().await.expect("open");
+    assert!(bounded(stream.read_u8()).await.is_err());
+    let log = far.log().await;
+    assert_eq!((&log[0]["reason"], &log[0]["request_bytes"]), (&"denied".into(), &0.into()));
 }
 
 #[tokio::test]
