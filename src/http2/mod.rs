@@ -58,6 +58,7 @@ use self::{
     head::Unfinished,
     hpack::{Decoder, Encoder},
     receive::Reading,
+    send::Tail,
     settings::PeerSettings,
     streams::Streams,
     timers::Timers,
@@ -109,6 +110,7 @@ pub struct Connection {
     /// Streams that wait for the connection's window or for room in the output.
     waiting: VecDeque<u32>,
     output: Vec<u8>,
+    tail: Tail,
     /// Output that the driver has taken and not written, and how much it could take last.
     taken: usize,
     lent: usize,
@@ -171,6 +173,7 @@ impl Connection {
             pending: VecDeque::new(),
             waiting: VecDeque::new(),
             output,
+            tail: Tail::default(),
             taken: 0,
             lent: 0,
             flushed: 0,

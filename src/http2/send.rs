@@ -34,11 +34,24 @@ pub enum OpenError {
     Unsupported,
 }
 
+/// The DATA frame that the output ends with, if it does: what follows on its stream joins it. Frames
+/// of a few bytes cost their reader more than they hold, and readers end connections over them (the
+/// `h2` crate since RUSTSEC-2026-0258).
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tail {
+    /// 0 for none.
+    stream: u32,
+    /// Where in the output it begins and ends.
+    start: usize,
+    end: usize,
+}
+
 impl Connection {
     /// Bytes to be written. The driver takes some from the front, or all of them, and then says by
     /// [`Connection::flushed`] what became of them before it calls anything else.
     pub fn output(&mut self) -> &mut Vec<u8> {
         self.lent = self.output.len();
+        self.tail = Tail::default();
         &mut self.output
     }
 
@@ -53,6 +66,7 @@ impl Connection {
         let before = self.taken + self.output.len().max(self.lent);
         let written = before.saturating_sub(left);
         self.taken = left.saturating_sub(self.output.len());
+        self.tail = Tail::default();
         self.lent = self.output.len();
         self.flushed += u64::try_from(written).unwrap_or(0);
         self.answers = self.answers.saturating_sub(written);
@@ -215,11 +229,33 @@ impl Connection {
         if data.is_empty() && !end {
             return;
         }
+        let joined = self.tail.stream == stream && self.tail.end == self.output.len();
+        if joined && self.join_data(data, end) {
+            return;
+        }
         let length = u32::try_from(data.len()).unwrap_or(PAYLOAD_MAX);
         let flags = if end { flag::END_STREAM } else { 0 };
+        let start = self.output.len();
         self.output.reserve(HEADER_LEN + data.len());
         FrameHeader { length, kind: kind::DATA, flags, stream }.write(&mut self.output);
         self.output.extend_from_slice(data);
+        self.tail = Tail { stream, start, end: self.output.len() };
+    }
+
+    /// Adds to the frame that the output ends with; false when it would get too large.
+    fn join_data(&mut self, data: &[u8], end: bool) -> bool {
+        let Tail { stream, start, end: at } = self.tail;
+        let length = at - start - HEADER_LEN + data.len();
+        if length > self.peer.payload_max as usize {
+            return false;
+        }
+        let length = u32::try_from(length).unwrap_or(PAYLOAD_MAX);
+        let flags = if end { flag::END_STREAM } else { 0 };
+        let header = FrameHeader { length, kind: kind::DATA, flags, stream };
+        self.output[start..start + HEADER_LEN].copy_from_slice(&header.bytes());
+        self.output.extend_from_slice(data);
+        self.tail.end = self.output.len();
+        true
     }
 
     /// The same with more than one frame.

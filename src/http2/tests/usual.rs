@@ -137,3 +137,45 @@ fn a_drained_server_takes_what_crossed_and_then_closes() {
     assert_eq!(pair.seen_by_client().last(), Some(&Seen::Closed(gone)));
     assert_eq!(pair.seen_by_server(), [Seen::Closed(ConnectionError::Local)]);
 }
+
+#[test]
+fn pieces_of_one_stream_that_wait_together_go_out_as_one_frame() {
+    let mut pair = ready();
+    let now = pair.client.now;
+    let first = pair.client.core.open(&post(), false, now).expect("room");
+    let second = pair.client.core.open(&post(), false, now).expect("room");
+    let heads = pair.client.core.outgoing().len();
+    for (stream, piece, end) in [
+        (first, &b"one"[..], false),
+        (first, b"two", false),
+        (second, b"other", false),
+        (first, b"three", false),
+        (first, b"", true),
+    ] {
+        assert_eq!(pair.client.core.send(stream, piece, end), piece.len());
+    }
+    // Three frames, each with a header of nine bytes.
+    assert_eq!(pair.client.core.outgoing().len() - heads, 3 * 9 + 16);
+    pair.run();
+    let data = |seen: Vec<Seen>| {
+        let data = seen.into_iter().filter_map(|seen| match seen {
+            Seen::Data(stream, data, end) => Some((stream, data, end)),
+            _ => None,
+        });
+        data.collect::<Vec<_>>()
+    };
+    let expected = [
+        (first, b"onetwo".to_vec(), false),
+        (second, b"other".to_vec(), false),
+        (first, b"three".to_vec(), true),
+    ];
+    assert_eq!(data(pair.seen_by_server()), expected);
+
+    // What was written is written: nothing joins it, and no frame gets larger than the peer takes.
+    let large = vec![1; 16_384 - 1];
+    assert_eq!(pair.client.core.send(second, &large, false), large.len());
+    assert_eq!(pair.client.core.send(second, b"ab", true), 2);
+    pair.run();
+    let expected = [(second, large, false), (second, b"ab".to_vec(), true)];
+    assert_eq!(data(pair.seen_by_server()), expected);
+}
