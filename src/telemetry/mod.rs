@@ -28,6 +28,7 @@ use opentelemetry::KeyValue;
 pub use chain::chain;
 pub use metrics::Metrics;
 pub use record::{Attempt, Attempts, Direction, Name, Place, Record, SpanContext};
+pub use spans::Exporter;
 pub use time::Rfc3339;
 
 use self::{log::AccessLog, spans::Spans, trace::Sampler};
@@ -53,6 +54,8 @@ pub struct Options {
     /// Where spans go, over what `Mesh` says (`--otlp`, `OTEL_EXPORTER_OTLP_ENDPOINT`): an `http://`
     /// URL, without TLS.
     pub otlp: Option<String>,
+    /// How they are sent there.
+    pub exporter: Exporter,
     /// Share of the traces that start here, 0.0 to 1.0, over what `Mesh` says
     /// (`OTEL_TRACES_SAMPLER_ARG`).
     pub sampling: Option<f64>,
@@ -89,7 +92,12 @@ impl Telemetry {
             sampling: options.sampling,
             log: AccessLog::start(options.access_log, metrics.access_log_dropped())?,
             log_mode: AtomicU8::new(encode_mode(AccessLogMode::Errors)),
-            spans: Spans::start(resource, options.otlp.clone(), metrics.spans_dropped()),
+            spans: Spans::start(
+                resource,
+                options.otlp.clone(),
+                options.exporter,
+                metrics.spans_dropped(),
+            ),
             otlp: options.otlp,
             metrics,
         })

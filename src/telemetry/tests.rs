@@ -33,6 +33,7 @@ fn telemetry(out: &Out) -> Telemetry {
         workload: Workload::default(),
         resource: Vec::new(),
         otlp: None,
+        exporter: Default::default(),
         sampling: None,
         access_log: Box::new(out.clone()),
     })

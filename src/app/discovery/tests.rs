@@ -194,6 +194,7 @@ impl Sidecar {
             workload: telemetry::metrics::Workload::default(),
             resource: Vec::new(),
             otlp: None,
+            exporter: Default::default(),
             sampling: None,
             access_log: Box::new(std::io::sink()),
         });

@@ -103,7 +103,8 @@ pub(super) fn telemetry(
     service: &ServiceName,
     workload: &str,
 ) -> Result<Arc<Telemetry>, StartError> {
-    let TelemetryOptions { otlp, sampling, resource } = std::mem::take(&mut options.telemetry);
+    let TelemetryOptions { otlp, exporter, sampling, resource } =
+        std::mem::take(&mut options.telemetry);
     let telemetry = Telemetry::new(telemetry::Options {
         workload: Workload {
             service: service.name.clone(),
@@ -113,6 +114,7 @@ pub(super) fn telemetry(
         },
         resource,
         otlp,
+        exporter,
         sampling,
         access_log: std::mem::replace(&mut options.access_log, Box::new(io::sink())),
     });

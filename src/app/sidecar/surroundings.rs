@@ -3,6 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry_otlp::{
+    Compression, OTEL_EXPORTER_OTLP_COMPRESSION, OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_COMPRESSION,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_HEADERS,
+};
+
+use crate::telemetry::Exporter;
+
 /// The variables' values, read by whoever may read them.
 type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -11,6 +20,8 @@ type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct TelemetryOptions {
     /// Where spans go, an `http://` URL.
     pub otlp: Option<String>,
+    /// How they are sent there.
+    pub exporter: Exporter,
     /// Share of the traces that start here, 0.0 to 1.0.
     pub sampling: Option<f64>,
     /// Further attributes of the spans' resource.
@@ -20,19 +31,41 @@ pub struct TelemetryOptions {
 impl TelemetryOptions {
     /// From `--otlp` and the `OTEL_*` variables.
     pub fn new(flag: Option<String>, variable: Read<'_>) -> Self {
-        let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-            .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        let either = |of_traces, of_all| variable(of_traces).or_else(|| variable(of_all));
+        let endpoint = either(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT);
+        let headers = either(OTEL_EXPORTER_OTLP_TRACES_HEADERS, OTEL_EXPORTER_OTLP_HEADERS);
+        let compression =
+            either(OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION);
         let resource = variable("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-        let pair = |pair: &str| {
-            let (key, value) = pair.split_once('=')?;
-            Some((key.trim().to_owned(), decode(value.trim())))
-        };
         Self {
             otlp: flag.or(endpoint),
+            exporter: Exporter {
+                headers: metadata(&headers.unwrap_or_default()),
+                gzip: compression.and_then(|name| name.parse().ok()) == Some(Compression::Gzip),
+            },
             sampling: sampling(variable),
-            resource: resource.split(',').filter_map(pair).collect(),
+            resource: pairs(&resource).map(|(key, value)| (key.to_owned(), value)).collect(),
         }
     }
+}
+
+/// `KEY=VALUE` separated by commas, values percent-encoded; what is none is left out.
+fn pairs(text: &str) -> impl Iterator<Item = (&str, String)> {
+    text.split(',').filter_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        Some((key.trim(), decode(value.trim())))
+    })
+}
+
+/// Headers, whose values may be secret.
+fn metadata(text: &str) -> HeaderMap {
+    let header = |(name, value): (&str, String)| {
+        let name = HeaderName::try_from(name).ok()?;
+        let mut value = HeaderValue::try_from(value).ok()?;
+        value.set_sensitive(true);
+        Some((name, value))
+    };
+    pairs(text).filter_map(header).collect()
 }
 
 /// `OTEL_TRACES_SAMPLER`: what a caller decided holds in every case, as with the `parentbased_` ones.
@@ -110,7 +143,7 @@ fn host_port(url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{External, TelemetryOptions};
+    use super::{Exporter, External, TelemetryOptions};
 
     fn variables<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         |name| {
@@ -126,12 +159,23 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "team=a%20b, bad,x=1"),
             ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+            (
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                "Api-Key=a%20secret, b ad=x, authorization=Basic%20Zg==",
+            ),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip"),
         ]);
         let options = TelemetryOptions::new(None, &read);
         assert_eq!(options.otlp.as_deref(), Some("http://a:4317"));
         assert_eq!(options.sampling, Some(0.25));
         let expected = [("team", "a b"), ("x", "1")];
         assert_eq!(options.resource, expected.map(|(key, value)| (key.into(), value.into())));
+        let Exporter { headers, gzip } = &options.exporter;
+        assert_eq!((headers.len(), *gzip), (2, true));
+        assert_eq!(headers["api-key"], "a secret");
+        assert_eq!(headers["authorization"], "Basic Zg==");
+        assert!(!format!("{options:?}").contains("secret"), "{options:?}");
         let flag = TelemetryOptions::new(Some("http://b:1".into()), &read);
         assert_eq!(flag.otlp.as_deref(), Some("http://b:1"));
         for (sampler, expected) in

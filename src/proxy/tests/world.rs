@@ -212,6 +212,7 @@ async fn start(
         workload: Workload::default(),
         resource: Vec::new(),
         otlp: None,
+        exporter: Default::default(),
         sampling: None,
         access_log: Box::new(log.clone()),
     });

@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes};
-use http::uri::PathAndQuery;
+use http::{HeaderMap, uri::PathAndQuery};
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector};
@@ -30,9 +30,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tonic::{
-    Code, Request, Status,
+    Code, Extensions, Request, Status,
     client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
@@ -50,6 +51,15 @@ const BATCH_WAIT: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(20);
 /// How long sending may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How spans are sent, to whichever collector.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exporter {
+    /// Metadata of each request, such as a key that the collector asks for.
+    pub headers: HeaderMap,
+    /// Whether requests are compressed.
+    pub gzip: bool,
+}
 
 /// Hands records to the sending task.
 #[derive(Debug)]
@@ -73,6 +83,7 @@ impl Spans {
     pub(super) fn start(
         resource: Vec<KeyValue>,
         endpoint: Option<String>,
+        exporter: Exporter,
         dropped: Arc<AtomicU64>,
     ) -> Self {
         let (queue, records) = mpsc::channel(QUEUE_RECORDS_MAX);
@@ -88,6 +99,8 @@ impl Spans {
             records,
             endpoints,
             collector: None,
+            headers: MetadataMap::from_headers(exporter.headers),
+            gzip: exporter.gzip,
             resource: wire::resource(attributes.iter()),
             scope: wire::scope("outrigger", env!("CARGO_PKG_VERSION")),
             dropped: Arc::clone(&dropped),
@@ -140,6 +153,8 @@ struct Sender {
     endpoints: watch::Receiver<Option<String>>,
     /// For the endpoint last seen; `None`: it has none, or a malformed one.
     collector: Option<Grpc<Channel>>,
+    headers: MetadataMap,
+    gzip: bool,
     /// As OTLP has them.
     resource: Vec<u8>,
     scope: Vec<u8>,
@@ -179,7 +194,14 @@ impl Sender {
         self.failing = false;
         self.collector =
             endpoint.and_then(|endpoint| match Endpoint::from_shared(endpoint.clone()) {
-                Ok(built) => Some(Grpc::new(built.connect_lazy())),
+                Ok(built) => {
+                    let collector = Grpc::new(built.connect_lazy());
+                    Some(if self.gzip {
+                        collector.send_compressed(CompressionEncoding::Gzip)
+                    } else {
+                        collector
+                    })
+                }
                 Err(error) => {
                     tracing::warn!(endpoint, %error, "no spans are sent: the endpoint is wrong");
                     None
@@ -198,10 +220,11 @@ impl Sender {
             return;
         };
         let request = Bytes::from(wire::request(&self.resource, &self.scope, &batch.bytes));
-        let mut sent = send(collector, request.clone()).await;
+        let headers = &self.headers;
+        let mut sent = send(collector, headers, request.clone()).await;
         // A connection that ended since the last time says so only now.
         if sent.as_ref().is_err_and(|status| status.code() == Code::Unavailable) {
-            sent = send(collector, request).await;
+            sent = send(collector, headers, request).await;
         }
         match sent {
             Ok(refused) => {
@@ -235,12 +258,17 @@ fn take(message: Message, batch: &mut Batch) -> Option<oneshot::Sender<()>> {
 }
 
 /// Sends an `ExportTraceServiceRequest` and gives how many spans the collector refused.
-async fn send(collector: &mut Grpc<Channel>, request: Bytes) -> Result<u64, Status> {
+async fn send(
+    collector: &mut Grpc<Channel>,
+    headers: &MetadataMap,
+    request: Bytes,
+) -> Result<u64, Status> {
     const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
     let sent = async {
         collector.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
         let path = PathAndQuery::from_static(EXPORT);
-        collector.unary(Request::new(request), path, Raw).await
+        let request = Request::from_parts(headers.clone(), Extensions::default(), request);
+        collector.unary(request, path, Raw).await
     };
     // Connecting is in it, which the channel itself does not bound.
     match tokio::time::timeout(EXPORT_TIMEOUT, sent).await {

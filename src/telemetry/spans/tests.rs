@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -19,9 +20,9 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Server};
 
-use super::{BATCH_SPANS_MAX, QUEUE_RECORDS_MAX, Spans};
+use super::{BATCH_SPANS_MAX, Exporter, QUEUE_RECORDS_MAX, Spans};
 use crate::{
     task::Tasks,
     telemetry::{Direction, Record, SpanContext, record::sample},
@@ -29,9 +30,10 @@ use crate::{
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Passes on what it receives.
+/// Passes on what it receives, when it comes compressed if a key is asked for.
 struct Collector {
     received: mpsc::Sender<Vec<ResourceSpans>>,
+    key: Option<&'static str>,
 }
 
 #[tonic::async_trait]
@@ -40,6 +42,12 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let sent = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        if self.key.is_some()
+            && (sent("api-key"), sent("grpc-encoding")) != (self.key, Some("gzip"))
+        {
+            return Err(Status::unauthenticated("who are you?"));
+        }
         let spans = request.into_inner().resource_spans;
         self.received.send(spans).await.map_err(|_| Status::unavailable("the test has ended"))?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
@@ -47,20 +55,33 @@ impl TraceService for Collector {
 }
 
 async fn collector(tasks: &mut Tasks) -> (SocketAddr, mpsc::Receiver<Vec<ResourceSpans>>) {
+    collector_for(None, tasks).await
+}
+
+async fn collector_for(
+    key: Option<&'static str>,
+    tasks: &mut Tasks,
+) -> (SocketAddr, mpsc::Receiver<Vec<ResourceSpans>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (received, spans) = mpsc::channel(1024);
     tasks.spawn("collector", async move {
-        let server = Server::builder().add_service(TraceServiceServer::new(Collector { received }));
+        let service = TraceServiceServer::new(Collector { received, key })
+            .accept_compressed(CompressionEncoding::Gzip);
+        let server = Server::builder().add_service(service);
         server.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("served");
     });
     (address, spans)
 }
 
 fn start(endpoint: Option<String>) -> (Spans, Arc<AtomicU64>) {
+    start_with(Exporter::default(), endpoint)
+}
+
+fn start_with(exporter: Exporter, endpoint: Option<String>) -> (Spans, Arc<AtomicU64>) {
     let dropped = Arc::new(AtomicU64::new(0));
     let resource = vec![KeyValue::new("service.name", "front")];
-    (Spans::start(resource, endpoint, Arc::clone(&dropped)), dropped)
+    (Spans::start(resource, endpoint, exporter, Arc::clone(&dropped)), dropped)
 }
 
 /// All spans that arrived so far.
@@ -136,6 +157,23 @@ async fn the_collector_may_change_while_it_runs() {
         assert_eq!(counts, expected, "{endpoint:?}");
     }
     assert_eq!(dropped.load(Ordering::Relaxed), 3, "what came while there was none");
+}
+
+#[tokio::test]
+async fn a_collector_that_wants_a_key_gets_it_and_what_is_sent_may_be_compressed() {
+    let mut tasks = Tasks::new();
+    let (address, mut received) = collector_for(Some("a secret"), &mut tasks).await;
+    let key = HeaderValue::from_static("a secret");
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("api-key"), key)]);
+    for (exporter, expected) in
+        [(Exporter { headers, gzip: true }, (3, 0)), (Exporter::default(), (0, 3))]
+    {
+        let (spans, dropped) = start_with(exporter, Some(format!("http://{address}")));
+        spans.send(&Arc::new(sample()));
+        spans.flush(BOUND).await;
+        let counts = (arrived(&mut received).len(), dropped.load(Ordering::Relaxed));
+        assert_eq!(counts, expected);
+    }
 }
 
 #[tokio::test]
