@@ -68,13 +68,14 @@ impl Hub {
         (Rc::new(hub), woken)
     }
 
-    /// Writes what is to be written, turn by turn, as long as the worker lives.
-    pub(super) async fn flush(&self) {
+    /// Writes what is to be written, turn by turn, as long as the worker lives; `first` is done before.
+    pub(super) async fn flush(&self, first: impl Fn()) {
         let mut turn = Vec::new();
         poll_fn(|cx| {
             self.remember(cx);
             self.handshakes.set(0);
             self.held_up.borrow_mut().drain(..).for_each(Waker::wake);
+            first();
             std::mem::swap(&mut turn, &mut *self.dirty.borrow_mut());
             for link in turn.drain(..) {
                 link.guarded(Link::flush);
@@ -96,8 +97,13 @@ impl Hub {
         let mut dirty = self.dirty.borrow_mut();
         dirty.push(link);
         if dirty.len() == 1 {
-            self.flusher.borrow().wake_by_ref();
+            self.end_turn();
         }
+    }
+
+    /// Asks for what is done when everything else that is ready was done.
+    pub(super) fn end_turn(&self) {
+        self.flusher.borrow().wake_by_ref();
     }
 
     /// The read buffers; they are to be given back.
@@ -179,7 +185,7 @@ impl Hub {
         poll_fn(|cx| {
             let before = self.handshakes.get();
             if before == 0 {
-                self.flusher.borrow().wake_by_ref();
+                self.end_turn();
             }
             if before >= HANDSHAKES_PER_TURN {
                 self.held_up.borrow_mut().push(cx.waker().clone());
