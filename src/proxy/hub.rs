@@ -41,6 +41,7 @@ pub(super) struct Hub {
     scraps: RefCell<Vec<Vec<u8>>>,
     links: RefCell<Vec<Weak<Link>>>,
     handshakes: Cell<u32>,
+    moment: Cell<Instant>,
     held_up: RefCell<Vec<Waker>>,
     /// Bytes of bodies that wait in this worker.
     pub(super) waiting: Share,
@@ -61,6 +62,7 @@ impl Hub {
             scraps: RefCell::default(),
             links: RefCell::default(),
             handshakes: Cell::new(0),
+            moment: Cell::new(Instant::now()),
             held_up: RefCell::default(),
             waiting: Share::new(pressure),
             turned: Notify::new(),
@@ -73,6 +75,7 @@ impl Hub {
         let mut turn = Vec::new();
         poll_fn(|cx| {
             self.remember(cx);
+            self.now();
             self.handshakes.set(0);
             self.held_up.borrow_mut().drain(..).for_each(Waker::wake);
             first();
@@ -83,6 +86,14 @@ impl Hub {
             Poll::<()>::Pending
         })
         .await;
+    }
+
+    /// Polls what is woken from elsewhere, as long as the worker lives.
+    pub(super) async fn listen(&self, mut woken: Woken) {
+        while let Some(index) = woken.recv().await {
+            self.now();
+            self.tasks.woken(index);
+        }
     }
 
     fn remember(&self, cx: &Context<'_>) {
@@ -174,9 +185,17 @@ impl Hub {
         links.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// The time, as everything that an event does sees it.
-    pub(super) fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
+    /// Looks at the clock: what is read now happened now, and so does everything that comes of it.
+    pub(super) fn now(&self) -> Instant {
+        let now = Instant::now();
+        self.moment.set(now);
+        now
+    }
+
+    /// The time, as everything that one event does sees it. The clock is not looked at: doing so for
+    /// each of the times that a request is asked for costs more than any one of its decisions.
+    pub(super) fn moment(&self) -> Instant {
+        self.moment.get()
     }
 
     /// Goes on with a handshake, but with few of them in one turn.

@@ -367,7 +367,7 @@ impl Far {
         if link.is_over() {
             place.forget(link);
         } else if self.leased.get() == 0 && link.is_idle() {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(link.hub.moment());
             if !link.is_http2 {
                 self.rest(&place, link);
             }
@@ -384,7 +384,7 @@ impl Far {
             return;
         }
         let full = links.len() >= HTTP1_IDLE_CONNECTIONS_MAX;
-        if full || link.room() == 0 || is_over(link, Instant::now()) {
+        if full || link.room() == 0 || is_over(link, link.hub.moment()) {
             drop(links);
             link.drain();
         } else {
@@ -458,7 +458,7 @@ async fn open(
         Some(tls) => Wire::sealed(socket, tls.into(), Vec::new()),
         None => Wire::plain(socket, Vec::new()),
     };
-    let now = hub.now();
+    let now = hub.now().into_std();
     let codec = if place.key.how.is_http2() {
         Codec::Http2(Box::new(http2::Connection::client(&http2_client(sidecar), now)))
     } else {

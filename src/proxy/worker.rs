@@ -143,7 +143,7 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
         task::spawn_local("flush", async move {
             hub.flush(|| flushed.recorder.hand_over()).await;
         }),
-        task::spawn_local("stories", async move { stories.tasks.listen(woken).await }),
+        task::spawn_local("stories", async move { stories.listen(woken).await }),
     ];
     while let Some((handed, busy)) = handed.recv().await {
         let Handed { socket, side, address, ends, guard, counted } = handed;
@@ -176,6 +176,7 @@ async fn upkeep(worker: Rc<Worker>) {
         };
         tokio::select! {
             _ = sweep.tick() => {
+                worker.hub.now();
                 resize_windows(&worker);
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
                 worker.pool.sweep();
@@ -186,6 +187,7 @@ async fn upkeep(worker: Rc<Worker>) {
             }
             () = worker.hub.turned.notified() => resize_windows(&worker),
             open = changed => {
+                worker.hub.now();
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::recheck));
                 worker.hub.tasks.run();
                 if !open {
