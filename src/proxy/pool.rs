@@ -279,12 +279,14 @@ impl Place {
         std::iter::from_fn(|| links.pop()).find(|link| !is_over(link, now) && link.room() > 0)
     }
 
-    /// Whether no more connections may be opened.
+    /// Whether no more connections may be opened, or would be of no use.
     fn is_full(&self) -> bool {
         let now = Instant::now();
         let links = self.links.borrow();
         let counts = |link: &&Rc<Link>| !is_over(link, now) && !link.codec.borrow().is_spent();
-        links.iter().filter(counts).count() >= HTTP2_CONNECTIONS_MAX
+        let mut counted = links.iter().filter(counts);
+        counted.clone().any(|link| link.codec.borrow().is_shut())
+            || counted.nth(HTTP2_CONNECTIONS_MAX - 1).is_some()
     }
 
     /// Waits until there may be room.
