@@ -19,7 +19,11 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use tonic::{Code, Status};
 
-use super::{error, key, refs, state::State, world::Resources};
+use super::{
+    error, key, refs,
+    state::{State, pb_time},
+    world::Resources,
+};
 use crate::{
     resource::{Kind, ResourceKey, pb, workload::WEIGHT_MAX},
     spiffe::SpiffeId,
@@ -191,9 +195,15 @@ impl Registration {
         }
         owners.leased.remove(&self.key);
         let state = &self.registry.state;
-        let published = in_phase(workload.clone(), phase);
-        if state.world().live.resources.get(&self.key).is_some_and(|it| **it == published) {
+        let mut published = in_phase(workload.clone(), phase);
+        let before = state.world().live.resources.get(&self.key).cloned();
+        if before.as_ref().is_some_and(|it| key::version(it) == key::version(&published)) {
             return;
+        }
+        // It is as old as the first that is known of it, over changes and restarts.
+        let created = before.and_then(|it| it.metadata.as_ref()?.creation_timestamp);
+        if let Some(metadata) = &mut published.metadata {
+            metadata.creation_timestamp = Some(created.unwrap_or_else(|| pb_time(state.now())));
         }
         state.update_live(|live| {
             live.insert(self.key.clone(), Arc::new(published));

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use tempfile::TempDir;
 use tonic::Code;
 
-use super::Registry;
+use super::{Registration, Registry};
 use crate::{
     clock,
     control::{
@@ -115,6 +115,24 @@ async fn connecting_again_unchanged_gives_the_same_version() {
         versions.push(key::version(workload.get(registration.key()).expect("live")).to_owned());
     }
     assert_eq!(versions[0], versions[1]);
+}
+
+#[tokio::test]
+async fn a_workload_is_as_old_as_the_first_that_is_known_of_it() {
+    let (_directory, state, registry) = registry();
+    let born = |registration: &Registration| {
+        let world = state.world();
+        let metadata = world.get(registration.key()).expect("live").metadata.clone();
+        metadata.expect("set").creation_timestamp.expect("has one")
+    };
+    let old = registry.register(&orders(), &own()).await.expect("registers");
+    old.report(Phase::Starting);
+    let first = born(&old);
+    old.report(Phase::Ready);
+    assert_eq!(born(&old), first);
+    let new = registry.register(&orders(), &own()).await.expect("registers");
+    new.report(Phase::NotReady);
+    assert_eq!(born(&new), first, "taken over");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ NAME  PORTS  AGE
 service/orders  grpc:9090/grpc  AGE
 
 NAME  SERVICE  ADDRESS  READY  AGE
-workload/vm-1  orders  10.0.0.9  -  AGE
+workload/vm-1  orders  10.0.0.9:9090  -  AGE
 
 NAME  PARENTS  BACKENDS  ACCEPTED  PROGRAMMED  AGE
 grpcroute/orders  orders  orders=90,canary=10  True  True  AGE
