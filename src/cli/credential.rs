@@ -133,7 +133,7 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
     let svid = Svid::new(chain, request.key, tls::provider())?;
     let roots: String = answer.roots.into_iter().map(|der| certificate_pem(&der.into())).collect();
     let info = answer.info.unwrap_or_default();
-    output::note(&format!("credential {}: {}, {}\n", args.name, may(&info), left(&info)));
+    output::note(&format!("credential {}: {}, {} left\n", args.name, may(&info), left(&info)));
     let Some(out) = &args.out else {
         return args.output.format.print(
             || format!("{}{}", svid.key_pem(), svid.chain_pem()),
@@ -211,7 +211,7 @@ fn may(credential: &pb::Credential) -> String {
 fn left(credential: &pb::Credential) -> String {
     let end = words::time(credential.expires_at.as_ref());
     let left = end.and_then(|end| end.duration_since(clock::now()).ok());
-    left.map_or_else(|| "expired".to_owned(), |left| format!("{} left", words::age(left)))
+    left.map_or_else(|| "expired".to_owned(), words::age)
 }
 
 fn table(all: &[pb::Credential]) -> String {
@@ -266,9 +266,9 @@ mod tests {
             credential("ci", CredentialRole::Editor, &["billing", "shop"]),
         ];
         let expected = "\
-NAME  ROLE    NAMESPACES    LEFT      MADE BY
-ana   admin   -             90d left  admin
-ci    editor  billing,shop  90d left  admin
+NAME  ROLE    NAMESPACES    LEFT  MADE BY
+ana   admin   -             90d   admin
+ci    editor  billing,shop  90d   admin
 ";
         assert_eq!(table(&all), expected);
     }

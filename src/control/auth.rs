@@ -19,6 +19,7 @@ use tonic::{Code, Status, body::Body};
 use tower::Service;
 
 use super::{
+    end::End,
     error,
     grants::{Grant, Role},
     trust::{Tenure, Trust, Verdict},
@@ -41,6 +42,8 @@ pub(crate) struct Connection {
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
     /// Whether they are still accepted.
     pub verdict: Arc<Verdict>,
+    /// How it ended.
+    pub end: Arc<End>,
 }
 
 /// Who makes a call, in the extensions of the request.

@@ -25,6 +25,8 @@ use opentelemetry::KeyValue;
 
 pub use chain::chain;
 pub use metrics::Metrics;
+#[cfg(test)]
+pub(crate) use record::sample;
 pub use record::{Attempt, Attempts, Direction, Name, Place, Record, SpanContext};
 pub use recorder::Recorder;
 pub use spans::Exporter;

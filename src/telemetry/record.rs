@@ -295,7 +295,7 @@ pub(in crate::telemetry) fn head(method: &str, path: &str) -> HeaderBlock {
 
 /// A gRPC call from `front` to `orders` whose first attempt could not connect, for tests.
 #[cfg(test)]
-pub(in crate::telemetry) fn sample() -> Record {
+pub(crate) fn sample() -> Record {
     let attempt = |span_id, started, reason: Option<Reason>| Attempt {
         span_id,
         place: Arc::new(Place { endpoint: "orders-1".into(), address: "10.0.0.2:15006".into() }),
