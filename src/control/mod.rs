@@ -34,6 +34,7 @@ mod listen;
 mod log;
 mod metrics;
 mod open;
+mod plan;
 mod plane;
 mod refs;
 mod registry;

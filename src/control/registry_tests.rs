@@ -10,8 +10,10 @@ use super::Registry;
 use crate::{
     clock,
     control::{
-        key, sample,
-        state::{Note, Plan, State},
+        key,
+        plan::{Note, Plan},
+        sample,
+        state::State,
     },
     resource::{
         ResourceKey,
