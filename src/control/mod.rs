@@ -35,6 +35,7 @@ mod listen;
 mod log;
 mod metrics;
 mod open;
+mod plan;
 mod plane;
 mod refs;
 mod registry;

@@ -25,7 +25,7 @@ use super::{
     bounded,
     client::{Client, call, empty, full, whole},
     until,
-    world::{Sidecar, World, grpc, loopback, settings},
+    world::{World, grpc, loopback, pair, settings},
 };
 use crate::task::Tasks;
 
@@ -97,17 +97,6 @@ async fn connections_that_grow_old_end_without_a_failure() {
     }
 }
 
-/// `web` that calls `orders` beside `app`, and `orders`.
-async fn pair(app: &App) -> (World, Sidecar, Sidecar) {
-    let world = World::new();
-    let orders = world.server("orders", app.address).await;
-    let web = world.client("web").await;
-    let yaml = grpc("orders", &[orders.inbound()]);
-    orders.configure(&yaml).await;
-    web.configure(&yaml).await;
-    (world, orders, web)
-}
-
 #[tokio::test]
 async fn a_connection_whose_window_is_spent_holds_up_no_other_call() {
     let app = App::http2(|request: Request<Incoming>| async move {
@@ -117,7 +106,7 @@ async fn a_connection_whose_window_is_spent_holds_up_no_other_call() {
         echo(request).await
     })
     .await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     // More than the application's window for all streams of a connection.
     let mut stalled = Vec::new();
     for count in 1..=4 {
@@ -252,7 +241,7 @@ async fn one_at_a_time(
 #[tokio::test]
 async fn thousands_of_cancels_at_once_cost_no_other_call() {
     let app = App::echo().await;
-    let (_world, orders, web) = pair(&app).await;
+    let (_world, orders, web) = pair(app.address, "").await;
     let mut other = Client::http2(web.outbound()).await;
     assert_eq!(other.unary("orders:9090", b"").await.grpc(), "0");
     for round in 0..20 {
