@@ -11,7 +11,7 @@ use super::{
         record::{Attempt, Direction, Record},
         recorder::Chunk,
     },
-    wire::{self, Kind, SPAN_ATTRIBUTES, key},
+    wire::{self, Kind, key},
 };
 use crate::reason::{GrpcCode, Reason};
 
@@ -108,15 +108,10 @@ impl<'a> Base<'a> {
         };
         self.span(batch, &span, peer, |out| {
             if let Some(id) = &record.route {
-                wire::text(
-                    out,
-                    SPAN_ATTRIBUTES,
-                    key!("outrigger.route"),
-                    &[&id.route, "/", &id.rule],
-                );
+                wire::parts(out, key!("outrigger.route"), &[&id.route, "/", &id.rule]);
             }
             if !record.policy.is_empty() {
-                wire::text(out, SPAN_ATTRIBUTES, key!("outrigger.policy"), &[&record.policy]);
+                wire::text(out, key!("outrigger.policy"), &record.policy);
             }
             peer_address(out, address);
         });
@@ -138,9 +133,9 @@ impl<'a> Base<'a> {
             duration: attempt.duration,
         };
         self.span(batch, &span, &attempt.place.endpoint, |out| {
-            put_number(out, key!("outrigger.attempt"), number);
+            wire::integer(out, key!("outrigger.attempt"), number);
             if !self.record.grpc && number > 1 {
-                put_number(out, key!("http.request.resend_count"), number - 1);
+                wire::integer(out, key!("http.request.resend_count"), number - 1);
             }
             peer_address(out, &attempt.place.address);
         });
@@ -183,59 +178,49 @@ impl<'a> Base<'a> {
     fn attributes(&self, out: &mut Vec<u8>, kind: Kind, end: End, error: Option<&str>, peer: &str) {
         let record = self.record;
         if record.grpc {
-            put(out, key!("rpc.system.name"), "grpc");
-            put(out, key!("rpc.method"), grpc_method(self.path));
+            wire::text(out, key!("rpc.system.name"), "grpc");
+            wire::text(out, key!("rpc.method"), grpc_method(self.path));
             if let Some(code) = end.grpc_status {
-                put(out, key!("rpc.response.status_code"), code.name());
+                wire::text(out, key!("rpc.response.status_code"), code.name());
             }
         } else {
             let known = METHODS.iter().find(|method| **method == record.method());
-            put(out, key!("http.request.method"), known.copied().unwrap_or("_OTHER"));
+            wire::text(out, key!("http.request.method"), known.copied().unwrap_or("_OTHER"));
             if known.is_none() {
-                put(out, key!("http.request.method_original"), record.method());
+                wire::text(out, key!("http.request.method_original"), record.method());
             }
             if kind == Kind::Server {
-                put(out, key!("url.scheme"), "http");
-                put(out, key!("url.path"), self.path);
+                wire::text(out, key!("url.scheme"), "http");
+                wire::text(out, key!("url.path"), self.path);
             } else {
                 let parts = ["http://", self.authority, self.path];
-                wire::text(out, SPAN_ATTRIBUTES, key!("url.full"), &parts);
+                wire::parts(out, key!("url.full"), &parts);
             }
             if end.http_status != 0 {
-                put_number(out, key!("http.response.status_code"), end.http_status.into());
+                wire::integer(out, key!("http.response.status_code"), end.http_status.into());
             }
         }
-        put(out, key!("server.address"), self.host);
+        wire::text(out, key!("server.address"), self.host);
         if record.port != 0 {
-            put_number(out, key!("server.port"), record.port.into());
+            wire::integer(out, key!("server.port"), record.port.into());
         }
         if record.protocol != "tcp" {
             let version = if record.protocol == "http/1.1" { "1.1" } else { "2" };
-            put(out, key!("network.protocol.version"), version);
+            wire::text(out, key!("network.protocol.version"), version);
         }
         if let Some(error) = error {
-            put(out, key!("error.type"), error);
+            wire::text(out, key!("error.type"), error);
         }
-        put(out, key!("outrigger.direction"), record.direction.name());
+        wire::text(out, key!("outrigger.direction"), record.direction.name());
         let revision = i64::try_from(record.revision).unwrap_or(i64::MAX);
-        put_number(out, key!("outrigger.revision"), revision);
+        wire::integer(out, key!("outrigger.revision"), revision);
         if let Some(reason) = end.reason {
-            put(out, key!("outrigger.reason"), reason.name());
+            wire::text(out, key!("outrigger.reason"), reason.name());
         }
         if !peer.is_empty() {
-            put(out, key!("outrigger.peer"), peer);
+            wire::text(out, key!("outrigger.peer"), peer);
         }
     }
-}
-
-#[inline]
-fn put(out: &mut Vec<u8>, key: &[u8], value: &str) {
-    wire::text(out, SPAN_ATTRIBUTES, key, &[value]);
-}
-
-#[inline]
-fn put_number(out: &mut Vec<u8>, key: &[u8], value: i64) {
-    wire::integer(out, SPAN_ATTRIBUTES, key, value);
 }
 
 impl End {
@@ -290,22 +275,24 @@ fn grpc_method(path: &str) -> &str {
 fn peer_address(out: &mut Vec<u8>, address: &str) {
     let (host, port) = host_and_port(address);
     if !host.is_empty() {
-        put(out, key!("network.peer.address"), host);
+        wire::text(out, key!("network.peer.address"), host);
     }
     if let Some(port) = port {
-        put_number(out, key!("network.peer.port"), port.into());
+        wire::integer(out, key!("network.peer.port"), port.into());
     }
 }
 
 /// `[::1]:80` is `::1` and 80; what has no port has none.
 fn host_and_port(address: &str) -> (&str, Option<u16>) {
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+    let colon = address.bytes().rposition(|byte| byte == b':');
+    let (host, port) = match colon.map(|at| (&address[..at], &address[at + 1..])) {
+        Some((host, port)) if host.ends_with(']') || !host.as_bytes().contains(&b':') => {
             (host, port.parse().ok())
         }
         Some(_) | None => (address, None),
     };
-    (host.trim_start_matches('[').trim_end_matches(']'), port)
+    let host = host.strip_prefix('[').unwrap_or(host);
+    (host.strip_suffix(']').unwrap_or(host), port)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -12,7 +12,7 @@ const FIXED_32: u8 = 5;
 const VARINT: u8 = 0;
 
 /// `Span.attributes`, `Resource.attributes`.
-pub(super) const SPAN_ATTRIBUTES: u8 = 9;
+const SPAN_ATTRIBUTES: u8 = 9;
 const RESOURCE_ATTRIBUTES: u8 = 1;
 
 /// Which side of a call a span is.
@@ -118,24 +118,34 @@ macro_rules! key {
 }
 pub(super) use key;
 
-/// Writes a `KeyValue` of a text, whose parts follow each other.
+/// Writes an attribute of a text.
 #[inline]
-pub(super) fn text(out: &mut Vec<u8>, field: u8, key: &[u8], parts: &[&str]) {
-    let length = parts.iter().map(|part| part.len()).sum();
-    let any = field_length(length);
-    begin(out, field, key.len() + varint_length(wide(any)) + any);
-    out.extend_from_slice(key);
-    varint(out, wide(any));
-    begin(out, 1, length);
+pub(super) fn text(out: &mut Vec<u8>, key: &[u8], text: &str) {
+    begin_text(out, key, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Writes an attribute of a text, whose parts follow each other.
+pub(super) fn parts(out: &mut Vec<u8>, key: &[u8], parts: &[&str]) {
+    begin_text(out, key, parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
-/// Writes a `KeyValue` of a number.
 #[inline]
-pub(super) fn integer(out: &mut Vec<u8>, field: u8, key: &[u8], value: i64) {
+fn begin_text(out: &mut Vec<u8>, key: &[u8], length: usize) {
+    let any = field_length(length);
+    begin(out, SPAN_ATTRIBUTES, key.len() + varint_length(wide(any)) + any);
+    out.extend_from_slice(key);
+    varint(out, wide(any));
+    begin(out, 1, length);
+}
+
+/// Writes an attribute of a number.
+#[inline]
+pub(super) fn integer(out: &mut Vec<u8>, key: &[u8], value: i64) {
     let value = value.cast_unsigned();
     let any = 1 + varint_length(value);
-    begin(out, field, key.len() + varint_length(wide(any)) + any);
+    begin(out, SPAN_ATTRIBUTES, key.len() + varint_length(wide(any)) + any);
     out.extend_from_slice(key);
     varint(out, wide(any));
     number(out, 3, value);
