@@ -6,10 +6,9 @@
 use std::{cell::RefCell, mem, sync::Arc};
 
 use super::{
-    Telemetry, line,
-    log::{self, AccessLog},
+    Telemetry, line, log,
     record::{Direction, Record},
-    spans::{Batch, Spans},
+    spans::Batch,
 };
 use crate::clock;
 
@@ -77,9 +76,8 @@ impl Recorder {
 
     /// Hands over what was written since the last time.
     pub fn hand_over(&self) {
-        let Telemetry { log, spans, .. } = &*self.telemetry;
-        AccessLog::take(log, &mut self.lines.borrow_mut());
-        Spans::take(spans, &mut self.spans.borrow_mut().chunk);
+        self.telemetry.log.take(&mut self.lines.borrow_mut());
+        self.telemetry.spans.take(&mut self.spans.borrow_mut().chunk);
     }
 }
 
