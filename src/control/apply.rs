@@ -139,7 +139,7 @@ pub(crate) fn delete(
         if !seen.insert(key.clone()) {
             continue;
         }
-        if world.live.resources.contains_key(&key) {
+        if world.live.contains(&key) {
             let problem = Problem::error("", "is alive: it goes when its sidecar does");
             planned.problems.push(problem.of(&key));
         } else if let Some(existing) = world.stored.resources.get(&key) {
@@ -210,7 +210,7 @@ fn check_version(
 
 /// What only this control plane can say about a resource.
 fn check_against(world: &World, key: &ResourceKey) -> Option<Problem> {
-    world.live.resources.contains_key(key).then(|| {
+    world.live.contains(key).then(|| {
         let message = "a live workload has this name; its sidecar says all there is of it";
         Problem::error("metadata.name", message).with_value(&*key.name).of(key)
     })

@@ -2,9 +2,9 @@
 //! made. Whoever resumes a watch from a revision learns by it what to forget; bounded, and empty
 //! after a start.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::world::{Shelf, World};
+use super::world::World;
 use crate::resource::ResourceKey;
 
 /// Names that are remembered.
@@ -26,17 +26,14 @@ impl Gone {
         Self { names: VecDeque::new(), from: revision + 1 }
     }
 
-    /// Notes what one world has and the next has not.
-    pub(crate) fn note(&mut self, before: &World, after: &World) {
-        let same = |one: &std::sync::Arc<Shelf>, other| std::sync::Arc::ptr_eq(one, other);
-        if !same(&before.live, &after.live) {
-            for key in before.live.resources.keys() {
-                if !after.live.resources.contains_key(key) {
-                    self.add(before.revision, key);
-                }
-            }
+    /// Notes what one world has and the next has not: in what is stored, and of the live workloads
+    /// those that are named.
+    pub(crate) fn note(&mut self, before: &World, after: &World, live: &[ResourceKey]) {
+        for key in live.iter().filter(|key| before.live.contains(key) && !after.live.contains(key))
+        {
+            self.add(before.revision, key);
         }
-        if !same(&before.stored, &after.stored) {
+        if !Arc::ptr_eq(&before.stored, &after.stored) {
             for key in before.registered.iter() {
                 if !after.stored.resources.contains_key(key) {
                     self.add(before.revision, key);
@@ -64,6 +61,8 @@ impl Gone {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{Gone, NAMES_MAX};
     use crate::control::{
         sample::{service, workload, world},
@@ -74,9 +73,10 @@ mod tests {
     fn what_went_since_a_revision_is_known_until_it_is_too_much() {
         let mut gone = Gone::after(0);
         let full = world([service("shop/orders", "")], [workload("shop/orders-1", "orders", "")]);
-        let empty = World { live: std::sync::Arc::default(), ..full.clone() };
-        gone.note(&full, &empty);
-        gone.note(&empty, &full);
+        let empty = World { live: Arc::default(), ..full.clone() };
+        let live: Vec<_> = full.live.iter().map(|(key, _)| key.clone()).collect();
+        gone.note(&full, &empty, &live);
+        gone.note(&empty, &full, &live);
         let names = |revision| {
             let since: Option<Vec<_>> = gone.since(revision);
             since.map(|keys| keys.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(names(2), Some(vec![]));
         assert_eq!(names(0), None, "before the start");
         for _ in 0..NAMES_MAX {
-            gone.note(&full, &empty);
+            gone.note(&full, &empty, &live);
         }
         assert_eq!(gone.since(1), None);
         assert_eq!(gone.since(2).map(|keys| keys.len()), Some(0));

@@ -19,11 +19,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{
-    registry::Registry,
-    state::State,
-    world::{Resources, Shelf},
-};
+use super::{live::Live, registry::Registry, state::State, world::Resources};
 use crate::resource::{self, Kind, pb};
 
 /// The file in the data directory.
@@ -112,9 +108,9 @@ impl Leases {
         self.write(Arc::clone(&self.state.world().live)).await;
     }
 
-    async fn write(&self, live: Arc<Shelf>) {
+    async fn write(&self, live: Arc<Live>) {
         let path = self.path.clone();
-        let written = spawn_blocking(move || write(&path, &live.resources)).await;
+        let written = spawn_blocking(move || write(&path, &live)).await;
         if let Ok(Err(error)) = written {
             let path = self.path.display();
             tracing::warn!(%path, %error, "can not keep the workloads for the next start");
@@ -133,8 +129,8 @@ fn read(path: &Path) -> io::Result<Resources> {
 }
 
 /// By a new file that takes the old one's place, so that a reader never sees half of it.
-fn write(path: &Path, workloads: &Resources) -> io::Result<()> {
-    let resources = workloads.values().map(|it| pb::Resource::clone(it)).collect();
+fn write(path: &Path, workloads: &Live) -> io::Result<()> {
+    let resources = workloads.iter().map(|(_, it)| pb::Resource::clone(it)).collect();
     let listed = pb::ListResponse { resources, ..Default::default() };
     let new = path.with_extension("new");
     fs::write(&new, listed.encode_to_vec())?;
@@ -166,7 +162,7 @@ mod tests {
     }
 
     fn live(state: &State) -> Vec<String> {
-        state.world().live.resources.keys().map(|key| key.name.clone()).collect()
+        state.world().live.iter().map(|(key, _)| key.name.clone()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,7 +171,7 @@ mod tests {
         let (leases, state) = open(data.path());
         assert!(live(&state).is_empty());
         let alive = [workload("shop/orders-1", "orders", ""), workload("shop/web-1", "web", "")];
-        state.update_live(|live| live.extend(resources(alive)));
+        state.update_live(resources(alive).into_iter().map(|(key, it)| (key, Some(it))));
         leases.save().await;
 
         let (leases, state) = open(data.path());

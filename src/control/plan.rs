@@ -3,14 +3,14 @@
 //!
 //! [`State`]: super::state::State
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prost_types::Timestamp;
 
 use super::{
     revisions::{Past, UndoRow},
     store::Batch,
-    time::pb_time,
+    time::{pb_time, registered_version},
     world::World,
 };
 use crate::resource::{self, ResourceKey, pb};
@@ -120,9 +120,4 @@ fn stamped(
         metadata.creation_timestamp = Some(created.unwrap_or(now));
     }
     resource
-}
-
-/// The version of a service that a registration made: one that no revision has.
-fn registered_version(now: SystemTime) -> String {
-    format!("r{}", now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
 }

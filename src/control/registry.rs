@@ -101,7 +101,7 @@ impl Registry {
     pub(crate) fn lease(&self, workloads: Resources) {
         let mut owners = self.owners();
         owners.leased = workloads.keys().cloned().collect();
-        self.state.update_live(|live| live.extend(workloads));
+        self.state.update_live(workloads.into_iter().map(|(key, it)| (key, Some(it))));
     }
 
     /// Withdraws those of them that have not come back. Returns how many.
@@ -109,9 +109,13 @@ impl Registry {
         let mut owners = self.owners();
         let lost = std::mem::take(&mut owners.leased);
         if !lost.is_empty() {
-            self.state.update_live(|live| live.retain(|key, _| !lost.contains(key)));
+            self.withdraw(&lost);
         }
         lost.len()
+    }
+
+    fn withdraw(&self, lost: &BTreeSet<ResourceKey>) {
+        self.state.update_live(lost.iter().map(|key| (key.clone(), None)));
     }
 
     /// Withdraws those whose sidecars have been silent for too long. While more are silent than speak,
@@ -128,7 +132,7 @@ impl Registry {
         };
         let lost: BTreeSet<_> = silent.extract_if(.., over).map(|(key, _)| key).collect();
         if !lost.is_empty() {
-            self.state.update_live(|live| live.retain(|key, _| !lost.contains(key)));
+            self.withdraw(&lost);
         }
         lost.len()
     }
@@ -243,7 +247,7 @@ impl Registration {
     /// Whether callers may be using the workload: what drains or has not begun is not missed.
     fn is_used(&self) -> bool {
         let world = self.registry.state.world();
-        let live = world.live.resources.get(&self.key);
+        let live = world.live.get(&self.key);
         let spec = live.and_then(|it| it.spec.as_ref());
         let Some(pb::resource::Spec::Workload(it)) = spec else { return false };
         it.ready == Some(true) || it.failing
@@ -253,7 +257,7 @@ impl Registration {
         let Some(workload) = &self.workload else { return };
         let state = &self.registry.state;
         let mut published = in_phase(workload.clone(), phase);
-        let before = state.world().live.resources.get(&self.key).cloned();
+        let before = state.world().live.get(&self.key).cloned();
         if before.as_ref().is_some_and(|it| key::version(it) == key::version(&published)) {
             return;
         }
@@ -262,9 +266,7 @@ impl Registration {
         if let Some(metadata) = &mut published.metadata {
             metadata.creation_timestamp = Some(created.unwrap_or_else(|| pb_time(state.now())));
         }
-        state.update_live(|live| {
-            live.insert(self.key.clone(), Arc::new(published));
-        });
+        state.update_live([(self.key.clone(), Some(Arc::new(published)))]);
     }
 }
 
@@ -284,10 +286,8 @@ impl Drop for Registration {
             owners.silent.insert(self.key.clone(), Instant::now());
             return self.publish(pb::WorkloadPhase::NotReady);
         }
-        if self.registry.state.world().live.resources.contains_key(&self.key) {
-            self.registry.state.update_live(|live| {
-                live.remove(&self.key);
-            });
+        if self.registry.state.world().live.contains(&self.key) {
+            self.registry.state.update_live([(self.key.clone(), None)]);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::world::{Resources, Shelf, World};
+use super::{
+    live::Live,
+    world::{Resources, Shelf, World},
+};
 use crate::resource::{
     self, Kind,
     pb::{self, resource::Spec},
@@ -137,6 +140,11 @@ pub(crate) fn resources(list: impl IntoIterator<Item = pb::Resource>) -> Resourc
     list.into_iter().map(stored).collect()
 }
 
+/// Live workloads.
+pub(crate) fn live(list: impl IntoIterator<Item = pb::Resource>) -> Live {
+    Live::default().with(resources(list).into_iter().map(|(key, it)| (key, Some(it))))
+}
+
 pub(crate) fn world(
     stored: impl IntoIterator<Item = pb::Resource>,
     live: impl IntoIterator<Item = pb::Resource>,
@@ -144,7 +152,7 @@ pub(crate) fn world(
     World {
         revision: 1,
         stored: Arc::new(Shelf::new(resources(stored))),
-        live: Arc::new(Shelf::new(resources(live))),
+        live: Arc::new(self::live(live)),
         ..Default::default()
     }
 }

@@ -27,6 +27,7 @@ pub(crate) use super::time::pb_time;
 use super::{
     error,
     gone::Gone,
+    live,
     plan::{Note, Plan},
     revisions::GUARDS_MAX,
     store::{Batch, Contents, Store, StoreError, Superseded, TokenRow},
@@ -302,13 +303,11 @@ impl State {
         Ok(())
     }
 
-    /// Changes the set of live workloads.
-    pub(crate) fn update_live(&self, change: impl FnOnce(&mut Resources)) {
-        self.publish(|world| {
-            let mut resources = world.live.resources.clone();
-            change(&mut resources);
-            world.live = Arc::new(Shelf::new(resources));
-        });
+    /// Changes live workloads. What that costs hardly grows with how many others there are.
+    pub(crate) fn update_live(&self, changes: impl IntoIterator<Item = live::Change>) {
+        let changes: Vec<_> = changes.into_iter().collect();
+        let keys: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
+        self.publish_next(&keys, |world| world.then_live(changes));
     }
 
     /// Writes what concerns tokens and certificates; the caller holds the writer and changes its maps
@@ -338,10 +337,15 @@ impl State {
     }
 
     fn publish(&self, change: impl FnOnce(&mut World)) {
+        self.publish_next(&[], |world| world.then(change));
+    }
+
+    /// `live` are the live workloads that change.
+    fn publish_next(&self, live: &[ResourceKey], next: impl FnOnce(&World) -> World) {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.world.load_full();
-        let world = before.then(change);
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).note(&before, &world);
+        let world = next(&before);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).note(&before, &world, live);
         self.world.store(Arc::new(world));
         self.generation.send_modify(|generation| *generation += 1);
     }

@@ -73,22 +73,25 @@ impl Trail {
 }
 
 impl Step {
-    /// What changed between two worlds. What is the same value in both did not.
-    pub(crate) fn between(old: &World, new: &World) -> Self {
+    /// What changed between two worlds: in what is stored, where what is the same value in both did
+    /// not, and of the live workloads those that are named.
+    pub(crate) fn between(old: &World, new: &World, live: &[ResourceKey]) -> Self {
         let mut step = Self::default();
-        let mut compare = |before: &Arc<Shelf>, after: &Arc<Shelf>| {
-            if Arc::ptr_eq(before, after) {
-                return;
-            }
-            step.all |= before.namespaces() != after.namespaces();
-            for (key, before, after) in differences(before, after) {
+        if !Arc::ptr_eq(&old.stored, &new.stored) {
+            step.all = old.stored.namespaces() != new.stored.namespaces();
+            for (key, before, after) in differences(&old.stored, &new.stored) {
                 for resource in before.into_iter().chain(after) {
                     step.add(key, resource, [old, new]);
                 }
             }
-        };
-        compare(&old.stored, &new.stored);
-        compare(&old.live, &new.live);
+        }
+        for key in live {
+            let [was, is] = [old, new].map(|world| world.live.has_namespace(&key.namespace));
+            step.all |= was != is;
+            for resource in [old, new].iter().filter_map(|world| world.live.get(key)) {
+                step.add(key, resource, [old, new]);
+            }
+        }
         step
     }
 
@@ -103,8 +106,10 @@ impl Step {
             }
             Some(Kind::Workload) => {
                 // A live one hides a stored one of its name, which may be of another service.
-                let shelves = worlds.iter().flat_map(|world| [&world.live, &world.stored]);
-                let named = shelves.filter_map(|shelf| shelf.resources.get(key)).map(|it| &**it);
+                let named = worlds
+                    .iter()
+                    .flat_map(|world| [world.live.get(key), world.stored.resources.get(key)]);
+                let named = named.flatten().map(|it| &**it);
                 let services = named.chain([resource]).filter_map(refs::service_of_workload);
                 self.keys.extend(services.map(|service| key::of_service(&service)));
                 let selecting = worlds.iter().flat_map(|world| world.selecting(&key.namespace));

@@ -9,7 +9,7 @@ use super::{Interest, Step, Trail};
 use crate::{
     control::{
         sample::{
-            authorization, labels, mesh, resources, route, service, traffic_policy, workload,
+            self, authorization, labels, mesh, resources, route, service, traffic_policy, workload,
         },
         scope::{Viewer, scope},
         world::{Shelf, World},
@@ -48,7 +48,7 @@ fn any_world() -> impl Strategy<Value = World> {
             |it: &pb::Resource| matches!(it.spec, Some(pb::resource::Spec::Workload(_)));
         World {
             stored: Arc::new(Shelf::new(resources(stored))),
-            live: Arc::new(Shelf::new(resources(live.into_iter().filter(is_workload)))),
+            live: Arc::new(sample::live(live.into_iter().filter(is_workload))),
             ..World::default()
         }
     })
@@ -58,15 +58,18 @@ fn any_world() -> impl Strategy<Value = World> {
 fn changed(world: &World, resource: &pb::Resource, put: bool, live: bool) -> World {
     let is_workload = matches!(resource.spec, Some(pb::resource::Spec::Workload(_)));
     let mut new = world.clone();
-    let shelf = if live && is_workload { &mut new.live } else { &mut new.stored };
-    let mut all = shelf.resources.clone();
     let (key, resource) = resources([resource.clone()]).pop_first().expect("one");
+    if live && is_workload {
+        new.live = Arc::new(new.live.with([(key, put.then_some(resource))]));
+        return new;
+    }
+    let mut all = new.stored.resources.clone();
     if put {
         all.insert(key, resource)
     } else {
         all.remove(&key)
     };
-    *shelf = Arc::new(Shelf::new(all));
+    new.stored = Arc::new(Shelf::new(all));
     new
 }
 
@@ -92,7 +95,8 @@ proptest! {
         live in any::<bool>(),
     ) {
         let new = changed(&old, &resource, put, live);
-        let step = Step::between(&old, &new);
+        let key = crate::resource::key(&resource).expect("has a spec");
+        let step = Step::between(&old, &new, &[key]);
         for viewer in viewers() {
             let (before, interest) = scope(&old, &viewer);
             if step.concerns(&interest) {

@@ -1,6 +1,6 @@
 //! The mesh as it is now: everything stored and everything alive, as one immutable value that
 //! readers load once. A change makes a new one; the two halves and their indexes are shared with the
-//! old one when they did not change.
+//! old one when they did not change, and of the live half all that did not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    key, refs,
+    key,
+    live::{self, Live},
+    refs,
     trail::{Step, Trail},
 };
 use crate::{
@@ -29,7 +31,7 @@ pub(crate) struct World {
     /// What users wrote, and the services that registrations made.
     pub stored: Arc<Shelf>,
     /// Workloads whose sidecar is connected.
-    pub live: Arc<Shelf>,
+    pub live: Arc<Live>,
     /// Which of the stored services users did not write: they belong to no revision.
     pub registered: Arc<BTreeSet<ResourceKey>>,
     /// How it came to be from the worlds before it.
@@ -46,7 +48,7 @@ pub(crate) type Problems = BTreeMap<ResourceKey, Vec<Problem>>;
 /// That, with the halves of the world that it was said of.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    of: [Arc<Shelf>; 2],
+    of: (Arc<Shelf>, Arc<Live>),
     problems: Arc<Problems>,
 }
 
@@ -107,11 +109,20 @@ impl Shelf {
 }
 
 impl World {
-    /// The next world after this one.
+    /// The next world after this one, in which something else is stored.
     pub(crate) fn then(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut next = Self { checked: Arc::default(), ..self.clone() };
         change(&mut next);
-        next.trail = Arc::new(self.trail.then(Step::between(self, &next)));
+        next.trail = Arc::new(self.trail.then(Step::between(self, &next, &[])));
+        next
+    }
+
+    /// The next world after this one, in which other workloads live.
+    pub(crate) fn then_live(&self, changes: Vec<live::Change>) -> Self {
+        let keys: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
+        let live = Arc::new(self.live.with(changes));
+        let mut next = Self { checked: Arc::default(), live, ..self.clone() };
+        next.trail = Arc::new(self.trail.then(Step::between(self, &next, &keys)));
         next
     }
 
@@ -128,16 +139,17 @@ impl World {
             }
             Arc::new(problems)
         };
-        let of = [Arc::clone(&self.stored), Arc::clone(&self.live)];
-        let checked = self.checked.get_or_init(|| Checked { of: of.clone(), problems: check() });
+        let of = || (Arc::clone(&self.stored), Arc::clone(&self.live));
+        let checked = self.checked.get_or_init(|| Checked { of: of(), problems: check() });
         // A world that was made of this one by hand shares its answer without being it.
-        let same = checked.of.iter().zip(&of).all(|(one, other)| Arc::ptr_eq(one, other));
+        let same =
+            Arc::ptr_eq(&checked.of.0, &self.stored) && Arc::ptr_eq(&checked.of.1, &self.live);
         if same { Arc::clone(&checked.problems) } else { check() }
     }
 
     /// The resource of that key; a live workload hides a stored one of its name.
     pub(crate) fn get(&self, key: &ResourceKey) -> Option<&Arc<pb::Resource>> {
-        self.live.resources.get(key).or_else(|| self.stored.resources.get(key))
+        self.live.get(key).or_else(|| self.stored.resources.get(key))
     }
 
     /// All resources in the order of their keys, each key once.
@@ -152,22 +164,22 @@ impl World {
     ) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
         let range = (from, Bound::Unbounded);
         let stored = self.stored.resources.range::<ResourceKey, _>(range);
-        let stored = stored.filter(|(key, _)| !self.live.resources.contains_key(*key));
-        merge(stored, self.live.resources.range::<ResourceKey, _>(range))
+        let stored = stored.filter(|(key, _)| !self.live.contains(key));
+        merge(stored, self.live.range(from))
     }
 
     /// Whether the mesh has that service: a `Service`, or a workload registered under its name.
     pub(crate) fn has_service(&self, name: &ServiceName) -> bool {
         self.stored.resources.contains_key(&key::of_service(name))
             || self.stored.workloads.contains_key(name)
-            || self.live.workloads.contains_key(name)
+            || self.live.has_service(name)
     }
 
     /// Every service that the mesh has.
     pub(crate) fn services(&self) -> BTreeSet<ServiceName> {
         let written = self.stored.resources.keys().filter(|key| key::is(key, Kind::Service));
         let named = written.map(|key| ServiceName::new(&*key.name, &*key.namespace));
-        let registered = self.stored.workloads.keys().chain(self.live.workloads.keys());
+        let registered = self.stored.workloads.keys().chain(self.live.services());
         named.chain(registered.cloned()).collect()
     }
 
@@ -186,31 +198,18 @@ impl World {
         let selector =
             self.stored.resources.get(&key::of_service(service)).and_then(|it| refs::selector(it));
         let Some(selector) = selector else {
-            let of = |shelf: &Shelf| shelf.workloads.get(service).cloned().unwrap_or_default();
-            let mut keys = of(&self.live);
-            keys.extend(of(&self.stored));
+            let mut keys: Vec<_> = self.live.of(service).cloned().collect();
+            keys.extend(self.stored.workloads.get(service).into_iter().flatten().cloned());
             keys.sort();
             keys.dedup();
             return keys;
         };
         let first = ResourceKey::new(Kind::Workload, &service.namespace, "");
-        let of_namespace = |shelf: &Arc<Shelf>| {
-            shelf
-                .resources
-                .range(first.clone()..)
-                .take_while(|(key, _)| key.kind == first.kind && key.namespace == first.namespace)
-                .filter(|(_, workload)| selects(selector, workload))
-                .map(|(key, _)| key.clone())
-                .collect::<Vec<_>>()
-        };
-        let mut keys = of_namespace(&self.live);
-        keys.extend(
-            of_namespace(&self.stored)
-                .into_iter()
-                .filter(|key| !self.live.resources.contains_key(key)),
-        );
-        keys.sort();
-        keys
+        self.range(Bound::Included(&first))
+            .take_while(|(key, _)| key.kind == first.kind && key.namespace == first.namespace)
+            .filter(|(_, workload)| selects(selector, workload))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// The services whose inbound rules hold for a workload: the one under which it is registered,
@@ -240,7 +239,7 @@ impl World {
 
     /// Every namespace in which there is anything.
     pub(crate) fn namespaces(&self) -> BTreeSet<String> {
-        self.stored.namespaces.union(&self.live.namespaces).cloned().collect()
+        self.stored.namespaces.iter().chain(self.live.namespaces()).cloned().collect()
     }
 }
 
