@@ -114,9 +114,12 @@ impl Contexts {
         };
         let document = match fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => Document::default(),
-            Ok(text) => serde_saphyr::from_str(&text).map_err(|error| ContextError::Malformed {
-                path: path.clone(),
-                message: error.to_string(),
+            Ok(text) => serde_saphyr::from_str(&text).map_err(|error| {
+                let text = error.to_string();
+                // A picture of the place follows, for which there is no room in one line.
+                let first = text.lines().next().unwrap_or_default();
+                let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+                ContextError::Malformed { path: path.clone(), message }
             })?,
             Err(error) if error.kind() == ErrorKind::NotFound => Document::default(),
             Err(source) => return Err(BootstrapError::Io { path, source }.into()),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     output::{self, Failure},
-    words,
+    role, words,
 };
 use crate::app::{
     announce::Announce,
@@ -56,10 +56,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_DATA")]
     data: Option<PathBuf>,
     /// Where sidecars send spans, such as http://127.0.0.1:4317
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP")]
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP", value_parser = words::collector)]
     otlp: Option<String>,
     /// The log level of control plane and sidecars
     #[arg(long, value_name = "LEVEL", default_value = "warn", env = "OUTRIGGER_LOG")]
+    #[arg(value_parser = role::log_filter)]
     log: String,
     /// When all is ready, write all addresses as one JSON line to this file descriptor
     #[arg(long, value_name = "N", env = "OUTRIGGER_READY_FD")]

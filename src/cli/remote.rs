@@ -69,11 +69,10 @@ impl Connected {
     /// What to say about a call that failed, and what to do.
     pub(super) fn failed(&self, status: &Status) -> Failure {
         let Self { server, context, .. } = self;
+        let check = format!("outrigger check --context {context}");
         let message = status.message();
         match (status.code(), connect_error(status)) {
-            (_, Some(ConnectError::Tls { .. })) => {
-                Failure::say(message).with_hint("outrigger check")
-            }
+            (_, Some(ConnectError::Tls { .. })) => Failure::say(message).with_hint(check),
             (_, Some(_)) => {
                 let file = self.contexts.display();
                 let hint = format!(
@@ -87,18 +86,18 @@ impl Connected {
                     "the control plane at {server} does not know the credential of context \
                      {context}: {message}"
                 );
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unavailable, None) if std::error::Error::source(status).is_some() => {
                 let message = format!("the control plane at {server} hung up: {message}");
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unauthenticated | Code::PermissionDenied, None) => {
                 let message = format!(
                     "the control plane at {server} refuses the credential of context {context}: \
                      {message}"
                 );
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unimplemented, None) => {
                 let message = format!("the control plane at {server} does not know this call");

@@ -41,6 +41,9 @@ pub enum FileError {
     /// One is too large to be meant.
     #[error("{}: more than {} MiB", .0.display(), FILE_BYTES_MAX >> 20)]
     TooLarge(PathBuf),
+    /// There is nothing in them, as in a file that somebody has begun to write.
+    #[error("no resources in {0}")]
+    Empty(String),
     /// What they say is wrong.
     #[error("the configuration is refused\n{0}")]
     Problems(Problems),
@@ -175,6 +178,10 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Parsed>, FileError> {
         let (parsed, found) = yaml::parse(&text, &path.display().to_string());
         all.extend(parsed);
         problems.extend(found);
+    }
+    if all.is_empty() && problems.is_empty() {
+        let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(FileError::Empty(names.join(", ")));
     }
     problems.extend(yaml::check(&all));
     let (errors, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_error);
