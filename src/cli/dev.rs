@@ -25,6 +25,8 @@ use crate::app::{
     signals::{Wish, Wishes},
 };
 
+/// The largest file that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// How long instances may take to be ready, all at once; a slow application needs some of it.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// From Ctrl-C to the end: drains, then applications, then the control plane.
@@ -125,7 +127,7 @@ async fn ended(wishes: &mut Wishes) {
 
 fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
     let name = args.file.display().to_string();
-    let text = fs::read_to_string(&args.file).with_context(|| name.clone())?;
+    let text = bootstrap::read_text(&args.file, FILE_BYTES_MAX).with_context(|| name.clone())?;
     let config = Config::parse(&text, &name)?;
     let directory = std::path::absolute(&args.file)?;
     let directory = directory.parent().map(Path::to_owned).unwrap_or_default();
@@ -151,7 +153,7 @@ fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
 fn read_resources(path: &Path, into: &mut Vec<(String, String)>) -> Result<(), Failure> {
     let name = path.display().to_string();
     if !path.is_dir() {
-        let text = fs::read_to_string(path).with_context(|| name.clone())?;
+        let text = bootstrap::read_text(path, FILE_BYTES_MAX).with_context(|| name.clone())?;
         into.push((name, text));
         return Ok(());
     }

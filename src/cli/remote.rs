@@ -12,6 +12,9 @@ use crate::app::{
     context::{Contexts, NamedContext},
 };
 
+/// The control plane's word for a disk that takes no writes.
+const STORE_FAILED: &str = "STORE_FAILED";
+
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Remote {
     /// The context to use [default: the current one]
@@ -103,6 +106,10 @@ impl Connected {
                 let message = format!("the control plane at {server} does not know this call");
                 Failure::say(message).with_hint("outrigger version shows both versions")
             }
+            (Code::Unavailable, None) if reason(status).as_deref() == Some(STORE_FAILED) => {
+                let hint = "its log says why, as a full or broken disk; it needs no restart";
+                Failure::say(message).with_hint(hint)
+            }
             (code, None) => {
                 let message = if message.is_empty() { code.description() } else { message };
                 let failure = Failure::say(message);
@@ -115,4 +122,9 @@ impl Connected {
             }
         }
     }
+}
+
+/// Why a call was refused, in a word for programs.
+fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
 }

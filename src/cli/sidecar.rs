@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -26,6 +25,8 @@ use crate::{
     units::ServiceName,
 };
 
+/// The largest file of a token that is read.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// systemd's name for the join token among its credentials.
 const TOKEN_CREDENTIAL: &str = "outrigger-token";
 
@@ -276,7 +277,7 @@ impl Workload {
             path.exists().then_some(path)
         };
         let Some(path) = self.token_file.clone().or_else(credential) else { return Ok(None) };
-        let text = match fs::read_to_string(&path) {
+        let text = match bootstrap::read_text(&path, TOKEN_BYTES_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if data.load_svid()?.is_some() {

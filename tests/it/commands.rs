@@ -160,6 +160,11 @@ refused: 1 error, 2 resources. Nothing changed; revision is 0.
         (&12.into(), &28.into())
     );
 
+    // What both find is said once.
+    mesh.place.write("home/twice.yaml", &format!("{MESH}---\n{MESH}"));
+    let said = mesh.run(&["apply", "-f", "twice.yaml"]).await;
+    assert!(said.stderr.contains("\nrefused: 2 errors, 4 resources. Nothing changed"), "{said:?}");
+
     // What only the control plane can find is shown in its place too.
     let other = "apiVersion: outrigger.dev/v1\nkind: Mesh\nmetadata: {name: mesh}\n\
                  spec: {trustDomain: other.local}\n";
@@ -460,6 +465,7 @@ async fn a_cause_is_said_once() {
     place.write("home/binary.yaml", "");
     std::fs::write(place.path("home/binary.yaml"), [0xff, 0xfe]).unwrap();
     for (line, expected) in [
+        ("status --contexts /dev/zero", "error: /dev/zero: larger than 1024 KiB\n"),
         ("status --contexts /", "error: /: Is a directory (os error 21)\n"),
         (
             "status --contexts binary.yaml",
