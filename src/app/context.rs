@@ -117,10 +117,7 @@ impl Contexts {
         let document = match bootstrap::read_text(&path, FILE_BYTES_MAX) {
             Ok(text) if text.trim().is_empty() => Document::default(),
             Ok(text) => serde_saphyr::from_str(&text).map_err(|error| {
-                let text = error.to_string();
-                // A picture of the place follows, for which there is no room in one line.
-                let first = text.lines().next().unwrap_or_default();
-                let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+                let message = error.without_snippet().to_string();
                 ContextError::Malformed { path: path.clone(), message }
             })?,
             Err(error) if error.kind() == ErrorKind::NotFound => Document::default(),

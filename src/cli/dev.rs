@@ -127,7 +127,10 @@ async fn ended(wishes: &mut Wishes) {
 
 fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
     let name = args.file.display().to_string();
-    let text = bootstrap::read_text(&args.file, FILE_BYTES_MAX).with_context(|| name.clone())?;
+    let text = bootstrap::read_text(&args.file, FILE_BYTES_MAX).with_context(|| name.clone());
+    let text = text.map_err(|error| {
+        Failure::new(error).with_hint("outrigger dev --help shows what such a file says")
+    })?;
     let config = Config::parse(&text, &name)?;
     let directory = std::path::absolute(&args.file)?;
     let directory = directory.parent().map(Path::to_owned).unwrap_or_default();

@@ -473,8 +473,8 @@ async fn a_cause_is_said_once() {
         ),
         (
             "status --contexts wrong.yaml",
-            "error: wrong.yaml: line 1 column 1: unknown field `x`, expected one of apiVersion, kind, \
-             current-context, contexts\n",
+            "error: wrong.yaml: unknown field `x`, expected one of apiVersion, kind, current-context, \
+             contexts at line 1, column 1\n",
         ),
         (
             "healthcheck --health 127.0.0.1:1",
