@@ -4,7 +4,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -113,6 +114,22 @@ pub fn open_free_directory(path: &Path) -> Result<DataDirectory, DiskError> {
     Err(DiskError::InUse(path.to_owned()))
 }
 
+/// The text of a file of this user's, which is not larger than it can be meant to be: a device never
+/// ends.
+///
+/// # Errors
+/// What the file system said, or that it is too large or no text.
+pub fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|bytes| bytes <= bytes_max) {
+        Ok(text)
+    } else {
+        let message = format!("larger than {} KiB", bytes_max >> 10);
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, message))
+    }
+}
+
 /// Makes a directory and its parents, for the owner only.
 ///
 /// # Errors
@@ -124,8 +141,14 @@ pub fn make_private_directory(path: &Path) -> Result<(), BootstrapError> {
 
 #[cfg(test)]
 mod tests {
-    use super::open_free_directory;
+    use super::{open_free_directory, read_text};
     use crate::identity::disk::DataDirectory;
+
+    #[test]
+    fn what_never_ends_is_not_read_for_ever() {
+        let error = read_text(std::path::Path::new("/dev/zero"), 1 << 20).expect_err("endless");
+        assert_eq!(error.to_string(), "larger than 1024 KiB");
+    }
 
     #[test]
     fn a_data_directory_in_use_leads_to_the_next() {

@@ -220,7 +220,7 @@ pub async fn connect(
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
                 ConnectError::Closed { server: server.to_owned() }
             }
-            _ => ConnectError::Tls { server: server.to_owned(), source },
+            _ => ConnectError::Tls { server: server.to_owned(), source: tls::explained(source) },
         }
     })
 }

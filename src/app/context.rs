@@ -2,7 +2,6 @@
 //! which one is meant when none is named. A control plane's first start adds `local`.
 
 use std::{
-    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -11,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{self, BootstrapError};
 use crate::identity::disk::{DiskError, write_private};
+
+/// The largest contexts file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why contexts could not be read, chosen or written.
 #[derive(Debug, thiserror::Error)]
@@ -112,11 +114,11 @@ impl Contexts {
             Some(path) => path.to_owned(),
             None => bootstrap::contexts_path()?,
         };
-        let document = match fs::read_to_string(&path) {
+        let document = match bootstrap::read_text(&path, FILE_BYTES_MAX) {
             Ok(text) if text.trim().is_empty() => Document::default(),
-            Ok(text) => serde_saphyr::from_str(&text).map_err(|error| ContextError::Malformed {
-                path: path.clone(),
-                message: error.to_string(),
+            Ok(text) => serde_saphyr::from_str(&text).map_err(|error| {
+                let message = error.without_snippet().to_string();
+                ContextError::Malformed { path: path.clone(), message }
             })?,
             Err(error) if error.kind() == ErrorKind::NotFound => Document::default(),
             Err(source) => return Err(BootstrapError::Io { path, source }.into()),

@@ -97,6 +97,14 @@ impl Logging {
     }
 }
 
+/// Whether it is a filter.
+///
+/// # Errors
+/// When it is none.
+pub fn check(filter: &str) -> Result<(), LoggingError> {
+    parse(filter).map(|_| ())
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
     let wrong = |why: String| LoggingError::Filter { filter: filter.to_owned(), why };
     if filter.trim().is_empty() {
@@ -106,6 +114,9 @@ fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
     let levels = ["trace", "debug", "info", "warn", "error", "off"];
     for word in filter.split(',').map(str::trim) {
         let module = word.contains(['=', '[']) || word.contains("::") || word == "outrigger";
+        if word.ends_with('=') {
+            return Err(wrong(format!("{word} names no level")));
+        }
         if !module && !levels.contains(&word.to_ascii_lowercase().as_str()) {
             return Err(wrong(format!("{word} is none of {}", levels.join(", "))));
         }
@@ -123,7 +134,7 @@ mod tests {
         {
             assert!(parse(filter).is_ok(), "{filter}");
         }
-        for filter in ["", " ", "inof", "debug,loud", "h2=loud"] {
+        for filter in ["", " ", "inof", "debug,loud", "h2=loud", "h2="] {
             let error = parse(filter).expect_err(filter).to_string();
             assert!(error.contains("is no log filter"), "{error}");
         }

@@ -20,8 +20,8 @@ Examples:
   outrigger apply -f mesh.yaml --expect-revision 41 -o json
   outrigger apply -f canary.yaml --guard 2m
 
-With --guard the control plane compares, for that long, how many calls to the services concerned fail
-with how many did before, and rolls the write back when they are more. It does so on its own: Ctrl-C
+With --guard the control plane compares, for that long, how many calls to the services concerned fail \
+with how many did before, and rolls the write back when they are more. It does so on its own: Ctrl-C \
 ends this command and not the guard.
 
 Problems are shown with file, line and column. With one error among them nothing is written.";

@@ -14,7 +14,7 @@ Examples:
   outrigger audit                     the last hundred calls that were to change something
   outrigger audit --limit 1000 -o json
 
-The control plane keeps it in audit.jsonl of its data directory, one JSON object a line, 8 MiB and the
+The control plane keeps it in audit.jsonl of its data directory, one JSON object a line, 8 MiB and the \
 8 MiB before. What exactly a write changed is in the log of revisions.";
 
 #[derive(Debug, clap::Args)]

@@ -26,7 +26,7 @@ Examples:
   outrigger backup --show mesh.tar              what one has, and whether it is whole
   outrigger control-plane --data DIR --restore mesh.tar
 
-A backup holds the mesh's CA key: whoever has it can be anyone in the mesh. It is made for its owner
+A backup holds the mesh's CA key: whoever has it can be anyone in the mesh. It is made for its owner \
 only (0600). tar reads it too.";
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +75,10 @@ async fn save(
     name.push(".new");
     let new = path.with_file_name(name);
     let failed = |error: io::Error| Failure::say(format!("{}: {error}", path.display()));
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let message = format!("{} is no file that could be replaced", path.display());
+        return Err(Failure::say(message).with_hint("outrigger backup - writes to stdout"));
+    }
     // One that a crash left may be open to others.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),

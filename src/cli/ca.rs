@@ -25,9 +25,9 @@ Examples:
                                                    to one of your own, or a CA below it
   outrigger ca rotate --timeout 1m --force         leave behind who does not follow in a minute
 
-Three phases: trust both roots, issue from the new one, drop the old one. Each ends when every
-connected sidecar has followed, so that no call fails. The control plane goes on by itself, also
-after a restart; Ctrl-C ends only the waiting, and the same command again goes on with it. Until the
+Three phases: trust both roots, issue from the new one, drop the old one. Each ends when every \
+connected sidecar has followed, so that no call fails. The control plane goes on by itself, also \
+after a restart; Ctrl-C ends only the waiting, and the same command again goes on with it. Until the \
 old root is being dropped, `outrigger ca abort` takes all of it back.";
 
 /// Between two looks at how far it is.

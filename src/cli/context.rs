@@ -7,9 +7,15 @@ use std::{
 
 use clap::Subcommand;
 
-use super::output::{self, Failure, Format, Output};
+use super::{
+    output::{self, Failure, Format, Output},
+    words,
+};
 use crate::{
-    app::context::{Context, Contexts, NamedContext},
+    app::{
+        client::Credential,
+        context::{Context, Contexts, NamedContext},
+    },
     units::name::check_label,
 };
 
@@ -53,7 +59,7 @@ struct AddArgs {
     /// Its name
     name: String,
     /// The control plane's address
-    #[arg(long, value_name = "HOST:PORT", env = "OUTRIGGER_SERVER")]
+    #[arg(long, value_name = "HOST:PORT", env = "OUTRIGGER_SERVER", value_parser = words::server)]
     server: String,
     /// PEM file with the roots that the control plane's certificate may come from
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_CACERT")]
@@ -104,9 +110,6 @@ fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
         std::fs::metadata(&path).map_err(|error| anyhow::Error::new(error).context(context))?;
         Ok(path::absolute(path)?)
     };
-    if !is_address(&args.server) {
-        return Err(Failure::usage(format!("--server {:?} is no HOST:PORT", args.server)));
-    }
     if let Some(namespace) = &args.namespace {
         check_label(namespace)
             .map_err(|wrong| Failure::usage(format!("--namespace {namespace:?}: {wrong}")))?;
@@ -118,16 +121,11 @@ fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
         client_key: file(args.key)?,
         namespace: args.namespace,
     };
+    Credential::load(&context)?;
     contexts.put(NamedContext { name: args.name.clone(), context });
     contexts.save()?;
     output::out(&format!("context {} added to {}\n", args.name, contexts.path().display()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether a connection can be tried there; port 0 is none.
-fn is_address(server: &str) -> bool {
-    let parts = server.rsplit_once(':');
-    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
 }
 
 fn list(contexts: &Contexts) -> String {
@@ -150,7 +148,7 @@ fn list_json(contexts: &Contexts) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_address, list};
+    use super::list;
     use crate::app::context::{Context, Contexts, NamedContext};
 
     #[test]
@@ -177,14 +175,5 @@ CURRENT  NAME   SERVER              NAMESPACE
 *        far    mesh.example:15010  shop
 ";
         assert_eq!(list(&contexts), expected);
-    }
-
-    #[test]
-    fn an_address_has_a_host_and_a_port() {
-        for (text, expected) in
-            [("a:1", true), ("[::1]:15010", true), ("a:0", false), (":1", false), ("a", false)]
-        {
-            assert_eq!(is_address(text), expected, "{text}");
-        }
     }
 }

@@ -10,10 +10,11 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustls_pki_types::ServerName;
 
 use super::{
     output::{self, Failure},
-    role,
+    role, words,
 };
 use crate::{
     app::{
@@ -24,7 +25,7 @@ use crate::{
     },
     control::{self, Root},
     identity::disk,
-    units,
+    spiffe::SpiffeId,
 };
 
 /// The trust domain of a mesh that names none.
@@ -32,7 +33,17 @@ const TRUST_DOMAIN: &str = "mesh.local";
 /// The largest file of a key that is read.
 const KEY_BYTES_MAX: u64 = 1 << 20;
 
+const EXAMPLES: &str = "\
+Examples:
+  outrigger control-plane                             for this machine
+  outrigger control-plane --listen 0.0.0.0:15010 --tls-san mesh.example.net
+  outrigger control-plane --data DIR --restore mesh.tar
+
+Its first start makes the store, a certificate authority and an administrator's \
+credential, and adds the context `local` for it.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Where store, CA and credential are kept [default: control-plane in the state directory]
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_DATA")]
@@ -47,10 +58,12 @@ pub(super) struct Args {
     metrics: admin::Address,
     /// The mesh's trust domain, fixed by the first start [default: mesh.local]
     #[arg(long, value_name = "DOMAIN", env = "OUTRIGGER_TRUST_DOMAIN")]
+    #[arg(value_parser = trust_domain)]
     trust_domain: Option<String>,
     /// Further host names and addresses for the API's certificate, which always has localhost, the
     /// loopbacks and the host's name; repeatable
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "OUTRIGGER_TLS_SAN")]
+    #[arg(value_parser = host_name)]
     tls_san: Vec<String>,
     /// PEM file with a CA certificate to sign with, and those above it, instead of a root of its own
     #[arg(long, value_name = "FILE", requires = "root_key", env = "OUTRIGGER_ROOT_CERT")]
@@ -60,7 +73,7 @@ pub(super) struct Args {
     root_key: Option<PathBuf>,
     /// How long workloads' certificates last; renewed from half of it
     #[arg(long, value_name = "DURATION", default_value = "24h", env = "OUTRIGGER_LEAF_TTL")]
-    #[arg(value_parser = leaf_ttl)]
+    #[arg(value_parser = words::within("2s", "8760h"))]
     leaf_ttl: Duration,
     /// Begin with this backup, in an empty --data; see outrigger backup
     #[arg(long, value_name = "FILE", env = "OUTRIGGER_RESTORE")]
@@ -72,12 +85,18 @@ pub(super) struct Args {
     common: role::Common,
 }
 
-fn leaf_ttl(text: &str) -> Result<Duration, String> {
-    let parsed = units::duration::parse(text);
-    parsed.map_err(|error| error.to_string()).and_then(|ttl| {
-        let least = Duration::from_secs(2);
-        if ttl < least { Err("2s at least".to_owned()) } else { Ok(ttl) }
-    })
+/// A trust domain as it can stand in an identity.
+fn trust_domain(text: &str) -> Result<String, String> {
+    match format!("spiffe://{text}/x").parse::<SpiffeId>() {
+        Ok(id) if id.trust_domain() == text => Ok(text.to_owned()),
+        _ => Err("no trust domain; up to 255 of a-z, 0-9, '.', '-' and '_'".to_owned()),
+    }
+}
+
+/// A host's name or address as it can stand in a certificate.
+fn host_name(text: &str) -> Result<String, String> {
+    let name = ServerName::try_from(text);
+    name.map(|_| text.to_owned()).map_err(|_| "no host name or address".to_owned())
 }
 
 /// The text of a file that only its owner can read.
@@ -180,7 +199,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{leaf_ttl, quoted};
+    use super::{host_name, quoted, trust_domain};
 
     #[test]
     fn a_path_can_be_pasted_into_a_shell() {
@@ -189,8 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_lasts_two_seconds_at_least() {
-        assert!(leaf_ttl("24h").is_ok() && leaf_ttl("2s").is_ok());
-        assert!(leaf_ttl("1s").is_err() && leaf_ttl("soon").is_err());
+    fn names_are_those_that_certificates_carry() {
+        for (text, expected) in [("mesh.local", true), ("a b", false), ("a/b", false), ("", false)]
+        {
+            assert_eq!(trust_domain(text).is_ok(), expected, "{text}");
+        }
+        for (text, expected) in [("a.b", true), ("10.0.0.1", true), ("::1", true), ("a b", false)] {
+            assert_eq!(host_name(text).is_ok(), expected, "{text}");
+        }
     }
 }

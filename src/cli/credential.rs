@@ -30,7 +30,7 @@ Examples:
   outrigger credential create ci --role editor --namespaces shop,billing --ttl 720h --out ci
   outrigger credential create grafana --role viewer > grafana.pem
 
-The key is made here and never leaves this machine but with you; the control plane keeps only the
+The key is made here and never leaves this machine but with you; the control plane keeps only the \
 hash of the certificate. Nobody can show it again.";
 
 #[derive(Debug, clap::Args)]
@@ -53,11 +53,8 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
-    /// Everything
     Admin,
-    /// Read everything, write resources of its namespaces and make join tokens for them
     Editor,
-    /// Read everything
     Viewer,
 }
 
@@ -66,15 +63,17 @@ enum Role {
 struct CreateArgs {
     /// Its name: letters, digits and -
     name: String,
-    /// What it may do
-    #[arg(long, value_name = "ROLE", env = "OUTRIGGER_ROLE")]
+    /// What it may do: an admin everything; an editor read everything, write resources of its
+    /// namespaces and make join tokens for them; a viewer read everything
+    #[arg(long, value_name = "admin|editor|viewer", env = "OUTRIGGER_ROLE")]
+    #[arg(hide_possible_values = true)]
     role: Role,
     /// Where an editor may write [default: everywhere but to the Mesh]
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', env = "OUTRIGGER_NAMESPACES")]
     namespaces: Vec<String>,
     /// How long it lasts, 1m to 8760h
-    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = words::duration)]
-    #[arg(env = "OUTRIGGER_TTL")]
+    #[arg(long, value_name = "DURATION", default_value = "2160h")]
+    #[arg(value_parser = words::within("1m", "8760h"), env = "OUTRIGGER_TTL")]
     ttl: Duration,
     /// Directory for root.pem, NAME.pem and NAME-key.pem [default: all of it to stdout]
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_OUT")]
@@ -127,18 +126,43 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
         ttl: Some(ttl),
         csr: request.csr,
     };
+    if let Some(out) = &args.out {
+        bootstrap::make_private_directory(out)?;
+    }
     let answer = connected.client.admin().create_credential(wanted).await;
     let answer = answer.map_err(|status| connected.failed(&status))?.into_inner();
     let chain = answer.chain.into_iter().map(Into::into).collect();
     let svid = Svid::new(chain, request.key, tls::provider())?;
     let roots: String = answer.roots.into_iter().map(|der| certificate_pem(&der.into())).collect();
-    let info = answer.info.unwrap_or_default();
-    output::note(&format!("credential {}: {}, {} left\n", args.name, may(&info), left(&info)));
+    let made = Made { svid, roots, info: answer.info.unwrap_or_default() };
+    let handed_over = hand_over(&args, &connected.server, &made);
+    if handed_over.is_err() {
+        // Nobody has its key. What is said is why, and not whether this succeeds.
+        let _gone = pb::Credential::revoke(&connected, &args.name).await;
+    }
+    handed_over
+}
+
+/// A credential that was just made, and that nobody else has.
+struct Made {
+    svid: Svid,
+    /// PEM.
+    roots: String,
+    info: pb::Credential,
+}
+
+/// Writes it where it is wanted.
+fn hand_over(args: &CreateArgs, server: &str, made: &Made) -> Result<ExitCode, Failure> {
+    let Made { svid, roots, info } = made;
+    let told = || {
+        output::note(&format!("credential {}: {}, {} left\n", args.name, may(info), left(info)));
+    };
     let Some(out) = &args.out else {
+        told();
         return args.output.format.print(
             || format!("{}{}", svid.key_pem(), svid.chain_pem()),
             || {
-                let mut value = json(&info);
+                let mut value = json(info);
                 value["keyPem"] = svid.key_pem().into();
                 value["certificatePem"] = svid.chain_pem().into();
                 value["rootsPem"] = roots.as_str().into();
@@ -146,15 +170,15 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
             },
         );
     };
-    let files = write(out, &args.name, &svid, &roots)?;
+    let files = write(out, &args.name, svid, roots)?;
+    told();
     let [root, certificate, key] = files.map(|path| path.display().to_string());
-    let server = &connected.server;
     output::note(&format!(
         "outrigger context add {} --server {server} --cacert {root} --cert {certificate} --key {key}\n",
         args.name
     ));
     args.output.format.print(String::new, || {
-        let mut value = json(&info);
+        let mut value = json(info);
         value["files"] =
             serde_json::json!({ "root": root, "certificate": certificate, "key": key });
         value
@@ -211,7 +235,7 @@ fn may(credential: &pb::Credential) -> String {
 fn left(credential: &pb::Credential) -> String {
     let end = words::time(credential.expires_at.as_ref());
     let left = end.and_then(|end| end.duration_since(clock::now()).ok());
-    left.map_or_else(|| "expired".to_owned(), words::age)
+    left.map_or_else(|| "expired".to_owned(), words::left)
 }
 
 fn table(all: &[pb::Credential]) -> String {

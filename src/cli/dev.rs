@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     output::{self, Failure},
-    words,
+    role, words,
 };
 use crate::app::{
     announce::Announce,
@@ -25,6 +25,8 @@ use crate::app::{
     signals::{Wish, Wishes},
 };
 
+/// The largest file that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// How long instances may take to be ready, all at once; a slow application needs some of it.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// From Ctrl-C to the end: drains, then applications, then the control plane.
@@ -56,10 +58,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", env = "OUTRIGGER_DATA")]
     data: Option<PathBuf>,
     /// Where sidecars send spans, such as http://127.0.0.1:4317
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP")]
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP", value_parser = words::collector)]
     otlp: Option<String>,
     /// The log level of control plane and sidecars
     #[arg(long, value_name = "LEVEL", default_value = "warn", env = "OUTRIGGER_LOG")]
+    #[arg(value_parser = role::log_filter)]
     log: String,
     /// When all is ready, write all addresses as one JSON line to this file descriptor
     #[arg(long, value_name = "N", env = "OUTRIGGER_READY_FD")]
@@ -124,7 +127,10 @@ async fn ended(wishes: &mut Wishes) {
 
 fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
     let name = args.file.display().to_string();
-    let text = fs::read_to_string(&args.file).with_context(|| name.clone())?;
+    let text = bootstrap::read_text(&args.file, FILE_BYTES_MAX).with_context(|| name.clone());
+    let text = text.map_err(|error| {
+        Failure::new(error).with_hint("outrigger dev --help shows what such a file says")
+    })?;
     let config = Config::parse(&text, &name)?;
     let directory = std::path::absolute(&args.file)?;
     let directory = directory.parent().map(Path::to_owned).unwrap_or_default();
@@ -150,7 +156,7 @@ fn options(args: &Args, data: &Path) -> Result<Options, Failure> {
 fn read_resources(path: &Path, into: &mut Vec<(String, String)>) -> Result<(), Failure> {
     let name = path.display().to_string();
     if !path.is_dir() {
-        let text = fs::read_to_string(path).with_context(|| name.clone())?;
+        let text = bootstrap::read_text(path, FILE_BYTES_MAX).with_context(|| name.clone())?;
         into.push((name, text));
         return Ok(());
     }

@@ -27,7 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The answer names what is missing.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+const EXAMPLES: &str = "\
+Example, for a container:
+  HEALTHCHECK CMD [\"outrigger\", \"healthcheck\"]
+
+Exits with 0 when the sidecar is ready, else with 1.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The sidecar's health listener
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15021")]
@@ -42,7 +49,9 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let path = if args.live { "/live" } else { "/ready" };
     let address = args.health.to_string();
     let answer = ask_at(&args.health, path, ANSWER_BYTES_MAX).await;
-    let (ready, text) = answer.with_context(|| address.clone())?;
+    let (ready, text) = answer.with_context(|| address.clone()).map_err(|error| {
+        Failure::new(error).with_hint("is a sidecar running here? --health names its listener")
+    })?;
     if !ready {
         return Err(anyhow!("{address}: {}", text.trim()).into());
     }

@@ -160,20 +160,31 @@ fn without_variables(command: clap::Command) -> clap::Command {
 
 /// Prints clap's answer: help and version are no failure, anything else is wrong usage.
 fn usage(error: &clap::Error) -> ExitCode {
-    let printed = error.print();
     if !error.use_stderr() {
+        let printed = error.print();
         let gone = printed.as_ref().is_err_and(|it| it.kind() == io::ErrorKind::BrokenPipe);
         return if printed.is_ok() || gone { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let text = plain(&error.render().to_string());
+    if output::is_coloured(&io::stderr()) {
+        output::note(&plain(&error.render().ansi().to_string()));
+    } else {
+        output::note(&text);
     }
     let words: Vec<_> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     if output::asks_for_json(&words, bootstrap::variable("OUTRIGGER_OUTPUT").as_deref()) {
-        let text = error.render().to_string();
         let message = text.trim().strip_prefix("error: ").unwrap_or_else(|| text.trim());
         // A failing stdout is not worth a second failure.
         let _unheard = output::out(&output::json(&serde_json::json!({ "error": message })));
     }
     ExitCode::from(2)
+}
+
+/// What the standard library says of a number or an address that is none, for people.
+fn plain(text: &str) -> String {
+    text.replace("invalid digit found in string", "not a whole number")
+        .replace("invalid socket address syntax", "not IP:PORT, such as 127.0.0.1:15001")
 }
 
 impl Command {

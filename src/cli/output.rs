@@ -101,8 +101,12 @@ pub(super) fn note(text: &str) {
 
 /// Whether to colour what goes to stdout: only on a terminal, and not against `NO_COLOR`.
 pub(super) fn coloured() -> bool {
-    let refused = crate::app::bootstrap::variable("NO_COLOR").is_some();
-    io::stdout().is_terminal() && !refused
+    is_coloured(&io::stdout())
+}
+
+/// The same of another stream.
+pub(super) fn is_coloured(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && crate::app::bootstrap::variable("NO_COLOR").is_none()
 }
 
 /// Whether a person looks at stdout.
@@ -132,12 +136,13 @@ pub(super) struct Failure {
     hint: Option<String>,
     code: u8,
     json: bool,
+    lines: bool,
 }
 
 impl Failure {
     /// Refused or failed: exit code 1.
     pub(super) fn new(error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), hint: None, code: 1, json: false }
+        Self { error: error.into(), hint: None, code: 1, json: false, lines: false }
     }
 
     /// Refused or failed, in words of our own.
@@ -156,6 +161,12 @@ impl Failure {
         self
     }
 
+    /// Said in several lines if it has them: where all of the text is this user's own.
+    pub(super) fn in_lines(mut self) -> Self {
+        self.lines = true;
+        self
+    }
+
     /// With another exit code.
     pub(super) fn with_code(mut self, code: u8) -> Self {
         self.code = code;
@@ -168,9 +179,28 @@ impl Failure {
         self
     }
 
+    /// Whether the system refused something so.
+    pub(super) fn is(&self, kind: io::ErrorKind) -> bool {
+        let refused = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind)
+        };
+        self.error.chain().any(refused)
+    }
+
     /// What is said.
     pub(super) fn message(&self) -> String {
-        printable(&format!("{:#}", self.error))
+        let mut text = self.error.to_string();
+        for cause in self.error.chain().skip(1).map(ToString::to_string) {
+            // Some errors say their cause themselves.
+            if !text.ends_with(&cause) {
+                text.push_str(": ");
+                text.push_str(&cause);
+            }
+        }
+        if self.lines {
+            return text.lines().map(printable).collect::<Vec<_>>().join("\n");
+        }
+        printable(&text)
     }
 
     /// What to do about it.

@@ -12,6 +12,9 @@ use crate::app::{
     context::{Contexts, NamedContext},
 };
 
+/// The control plane's word for a disk that takes no writes.
+const STORE_FAILED: &str = "STORE_FAILED";
+
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Remote {
     /// The context to use [default: the current one]
@@ -69,11 +72,10 @@ impl Connected {
     /// What to say about a call that failed, and what to do.
     pub(super) fn failed(&self, status: &Status) -> Failure {
         let Self { server, context, .. } = self;
+        let check = format!("outrigger check --context {context}");
         let message = status.message();
         match (status.code(), connect_error(status)) {
-            (_, Some(ConnectError::Tls { .. })) => {
-                Failure::say(message).with_hint("outrigger check")
-            }
+            (_, Some(ConnectError::Tls { .. })) => Failure::say(message).with_hint(check),
             (_, Some(_)) => {
                 let file = self.contexts.display();
                 let hint = format!(
@@ -87,22 +89,26 @@ impl Connected {
                     "the control plane at {server} does not know the credential of context \
                      {context}: {message}"
                 );
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unavailable, None) if std::error::Error::source(status).is_some() => {
                 let message = format!("the control plane at {server} hung up: {message}");
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unauthenticated | Code::PermissionDenied, None) => {
                 let message = format!(
                     "the control plane at {server} refuses the credential of context {context}: \
                      {message}"
                 );
-                Failure::say(message).with_hint("outrigger check")
+                Failure::say(message).with_hint(check)
             }
             (Code::Unimplemented, None) => {
                 let message = format!("the control plane at {server} does not know this call");
                 Failure::say(message).with_hint("outrigger version shows both versions")
+            }
+            (Code::Unavailable, None) if reason(status).as_deref() == Some(STORE_FAILED) => {
+                let hint = "its log says why, as a full or broken disk; it needs no restart";
+                Failure::say(message).with_hint(hint)
             }
             (code, None) => {
                 let message = if message.is_empty() { code.description() } else { message };
@@ -116,4 +122,9 @@ impl Connected {
             }
         }
     }
+}
+
+/// Why a call was refused, in a word for programs.
+fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
 }

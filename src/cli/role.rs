@@ -1,10 +1,13 @@
 //! What the long-running commands have in common: their log, whom they tell that they serve, and
 //! their runtime.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{io::ErrorKind, path::Path, process::ExitCode, sync::Arc};
 
 use super::output::Failure;
-use crate::app::{announce::Announce, logging::Logging};
+use crate::app::{
+    announce::Announce,
+    logging::{self, Logging, LoggingError},
+};
 
 /// Threads for everything but the proxy's workers: accepting, discovery, admin.
 const THREADS: usize = 2;
@@ -13,6 +16,7 @@ const THREADS: usize = 2;
 pub(super) struct Common {
     /// What is logged: trace, debug, info, warn, error, off, or by module as outrigger=debug,h2=warn
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "OUTRIGGER_LOG")]
+    #[arg(value_parser = log_filter)]
     log: String,
     /// When all serve, write the addresses really bound as one JSON line to this file descriptor
     #[arg(long, value_name = "N", env = "OUTRIGGER_READY_FD")]
@@ -20,6 +24,11 @@ pub(super) struct Common {
     /// Standard input is a supervisor's socket: tell it the addresses, and end with it
     #[arg(long, hide = true)]
     supervised: bool,
+}
+
+/// A filter of the log.
+pub(super) fn log_filter(text: &str) -> Result<String, LoggingError> {
+    logging::check(text).map(|()| text.to_owned())
 }
 
 impl Common {
@@ -49,5 +58,14 @@ pub(super) fn run(
 ) -> Result<ExitCode, Failure> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(THREADS).thread_name("control").enable_all().build()?;
-    runtime.block_on(role)
+    runtime.block_on(role).map_err(|failure| {
+        if failure.is(ErrorKind::AddrInUse) {
+            failure.with_hint(
+                "another program listens there (ss -ltnp shows which); every address is a flag, and \
+                 port 0 any free one",
+            )
+        } else {
+            failure
+        }
+    })
 }

@@ -18,7 +18,7 @@ Examples:
   outrigger rollback 41 --dry-run       what going back to it would change, and for whom
   outrigger rollback 41 --wait
 
-What users wrote becomes what it was. Live workloads, and services that registrations made, belong to
+What users wrote becomes what it was. Live workloads, and services that registrations made, belong to \
 no revision and stay as they are. Without -m the new revision says 'rollback to 41'.";
 
 #[derive(Debug, clap::Args)]

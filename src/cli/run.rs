@@ -38,8 +38,8 @@ Examples:
   outrigger run web --app :0 -- npm start             # a free port, told as PORT
   outrigger run orders --app :9090 --upstream catalog:9090=:7001 -- ./orders
 
-The command finds the mesh by proxy variables that gRPC and HTTP clients honour, by
-OUTRIGGER_OUTBOUND_ADDRESS, and by OUTRIGGER_UPSTREAM_<SERVICE> for each --upstream.
+The command finds the mesh by proxy variables that gRPC and HTTP clients honour, by \
+OUTRIGGER_OUTBOUND_ADDRESS, and by OUTRIGGER_UPSTREAM_<SERVICE> for each --upstream. \
 Exits with the command's code, or 128 and the signal that ended it; 125: the sidecar failed, 126:
 the command can not be executed, 127: it is not found.";
 
@@ -88,6 +88,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let logging = args.common.start_log(args.log_file.as_deref());
     let logging = logging.map_err(|failure| failure.with_code(EXIT_OWN_FAILURE))?;
+    args.workload.check()?;
     role::run(async {
         let own = |failure: Failure| failure.with_code(EXIT_OWN_FAILURE);
         let options = args.options(logging).await.map_err(own)?;
@@ -106,7 +107,7 @@ impl Args {
         let context = self.remote.context();
         let namespace = context.as_ref().map_or("default", |named| named.context.namespace());
         let service = ServiceName::parse(&self.service, namespace)
-            .map_err(|error| anyhow!("{:?} {error}", self.service))?;
+            .map_err(|error| anyhow!("SERVICE {:?} {error}", self.service))?;
         let (mode, ip) = match self.files.mode(Some(&service)) {
             Some(mode) => (mode, IpAddr::from([127, 0, 0, 1])),
             None => self.enter(service, context).await?,

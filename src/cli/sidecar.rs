@@ -1,8 +1,7 @@
 //! `outrigger sidecar`: the data plane beside one workload, in a container, a unit or by hand.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -22,9 +21,12 @@ use crate::{
         sidecar::{self, AppFlag, External, Listen, Mode, Options, TelemetryOptions, UpstreamFlag},
     },
     identity::{Files, JoinToken, disk::DataDirectory},
+    resource,
     units::ServiceName,
 };
 
+/// The largest file of a token that is read.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;
 /// systemd's name for the join token among its credentials.
 const TOKEN_CREDENTIAL: &str = "outrigger-token";
 
@@ -35,7 +37,7 @@ Examples:
   outrigger sidecar --config mesh.yaml --app :9090 \\
       --tls-cert orders.pem --tls-key orders-key.pem --tls-ca ca.pem
 
-With --config there is no control plane: SIGHUP reads the files again, and files with an error are
+With --config there is no control plane: SIGHUP reads the files again, and files with an error are \
 not taken.";
 
 #[derive(Debug, clap::Args)]
@@ -139,6 +141,7 @@ pub(super) struct Workload {
     pub(super) upstream: Vec<UpstreamFlag>,
     /// The control plane's API, HOST:PORT
     #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_CONTROL_PLANE")]
+    #[arg(value_parser = words::server)]
     pub(super) control_plane: Option<String>,
     /// File with a join token, for the first start [default under systemd: its credential
     /// outrigger-token]
@@ -147,6 +150,7 @@ pub(super) struct Workload {
     /// The host or IP address by which other sidecars reach this one [default: that of --inbound, or
     /// the local address of the connection to the control plane]
     #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_ADVERTISE")]
+    #[arg(value_parser = words::reachable_host)]
     pub(super) advertise: Option<String>,
     /// A label of the workload, KEY=VALUE; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
@@ -169,7 +173,7 @@ pub(super) struct Workload {
     pub(super) data: Option<PathBuf>,
     /// Where spans go by OTLP over gRPC, such as http://127.0.0.1:4317 [default:
     /// OTEL_EXPORTER_OTLP_ENDPOINT, else as the mesh says]
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP")]
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP", value_parser = words::collector)]
     pub(super) otlp: Option<String>,
     /// Threads of the proxy [default: one per core]
     #[arg(long, value_name = "N", env = "OUTRIGGER_WORKERS")]
@@ -201,10 +205,36 @@ fn positive(text: &str) -> Result<Duration, String> {
 fn label(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = pair.ok_or_else(|| format!("{text:?} is no KEY=VALUE"))?;
-    Ok((key.to_owned(), value.to_owned()))
+    match resource::check_one_label(key, value) {
+        Some(wrong) => Err(format!("{:?} is {}; {}", wrong.value, wrong.message, wrong.hint)),
+        None => Ok((key.to_owned(), value.to_owned())),
+    }
 }
 
 impl Workload {
+    /// What is right in each of these flags and wrong in all of them together.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let name = |app: &AppFlag| {
+            let number = || app.address.port().map(|port| port.to_string());
+            app.port.clone().or_else(number).unwrap_or_default()
+        };
+        let names: Vec<_> = self.app.iter().map(name).collect();
+        // Free ports are told apart by nothing yet.
+        if let Some(twice) = twice(names.iter().filter(|name| *name != "0")) {
+            return Err(Failure::usage(format!("--app names port {twice} twice")));
+        }
+        if let Some(twice) = twice(self.label.iter().map(|(key, _)| key)) {
+            return Err(Failure::usage(format!("--label names {twice} twice")));
+        }
+        let checked = self.app_check.iter().filter_map(|check| check.port.as_ref());
+        match checked.into_iter().find(|port| !names.contains(port)) {
+            Some(port) => {
+                Err(Failure::usage(format!("--app-check {port}=…: no --app has this port")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What these flags say, for a sidecar in this mode.
     pub(super) fn options(&self, mode: Mode) -> Options {
         let labels: BTreeMap<String, String> = self.label.iter().cloned().collect();
@@ -247,7 +277,7 @@ impl Workload {
             path.exists().then_some(path)
         };
         let Some(path) = self.token_file.clone().or_else(credential) else { return Ok(None) };
-        let text = match fs::read_to_string(&path) {
+        let text = match bootstrap::read_text(&path, TOKEN_BYTES_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if data.load_svid()?.is_some() {
@@ -260,6 +290,11 @@ impl Workload {
         let token = JoinToken::parse(text.trim()).with_context(|| path.display().to_string())?;
         Ok(Some(token))
     }
+}
+
+fn twice<'a>(names: impl IntoIterator<Item = &'a String>) -> Option<&'a String> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 impl Args {
@@ -290,6 +325,7 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let logging = args.common.start_log(None)?;
+    args.workload.check()?;
     if let Some(app) = args.workload.app.iter().find(|app| app.address.port() == Some(0)) {
         let address = &app.address;
         let why = format!("--app {address}: the application listens on no port 0");
@@ -301,7 +337,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let announce = Announce { stdout: true, ..args.common.announce() };
     role::small_pages();
     role::run(async {
-        sidecar::serve(options, announce).await?;
+        let served = sidecar::serve(options, announce).await.map_err(Failure::new);
+        let is_static = !args.files.config.is_empty();
+        served.map_err(|failure| if is_static { failure.in_lines() } else { failure })?;
         Ok(ExitCode::SUCCESS)
     })
 }

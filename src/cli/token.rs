@@ -50,7 +50,8 @@ struct CreateArgs {
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
     /// How long it may be used, 1s to 720h
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = words::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    #[arg(value_parser = words::within("1s", "720h"))]
     #[arg(env = "OUTRIGGER_TTL")]
     ttl: Duration,
     /// How often it may be used; 0: until the time is up
@@ -98,7 +99,8 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
         1 => "once".to_owned(),
         number => format!("{number} times"),
     };
-    let left = left(&info).map_or_else(String::new, |left| format!(" within {}", words::age(left)));
+    let left =
+        left(&info).map_or_else(String::new, |left| format!(" within {}", words::left(left)));
     // The token alone goes to stdout, so that it can go to a file.
     output::note(&format!("token {}: {service} may join with it {uses}{left}\n", info.id));
     args.output.format.print(

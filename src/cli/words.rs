@@ -1,6 +1,9 @@
 //! Times, shares and counts as people read them at a glance.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prost_types::Timestamp;
 
@@ -36,6 +39,60 @@ pub(super) fn latency(milliseconds: f64) -> String {
 /// A duration of the command line: `30s`, `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     units::duration::parse(text).map_err(|error| format!("{}; {}", error.message, error.expected))
+}
+
+/// The same, from `least` to `most`.
+pub(super) fn within(
+    least: &'static str,
+    most: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let asked = duration(text)?;
+        if asked < duration(least)? || asked > duration(most)? {
+            return Err(format!("not from {least} to {most}"));
+        }
+        Ok(asked)
+    }
+}
+
+/// What is left of a time that was asked for a moment ago: the moment is not to be seen.
+pub(super) fn left(duration: Duration) -> String {
+    age(duration + Duration::from_millis(999))
+}
+
+/// The address of a server, HOST:PORT. Port 0 is none.
+pub(super) fn server(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    let whole = parts
+        .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|it| it > 0));
+    if whole { Ok(text.to_owned()) } else { Err("no HOST:PORT".to_owned()) }
+}
+
+/// Whether it can be a host's name or address; an IPv6 address may stand in brackets.
+fn is_host(text: &str) -> bool {
+    let text = text.strip_prefix('[').and_then(|it| it.strip_suffix(']')).unwrap_or(text);
+    rustls_pki_types::ServerName::try_from(text).is_ok()
+}
+
+/// The name or address by which others reach this machine.
+pub(super) fn reachable_host(text: &str) -> Result<String, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => {
+            Err("nobody can connect to that; name the address of one network".to_owned())
+        }
+        Err(_) if !is_host(text) => Err("no IP address or host name".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Where spans go.
+pub(super) fn collector(text: &str) -> Result<String, String> {
+    let uri = text.parse::<http::Uri>().ok();
+    let whole = uri.is_some_and(|uri| {
+        uri.host().is_some_and(|host| !host.is_empty())
+            && matches!(uri.scheme_str(), Some("http" | "https"))
+    });
+    if whole { Ok(text.to_owned()) } else { Err("no URL such as http://127.0.0.1:4317".to_owned()) }
 }
 
 /// Whoever did something, as people call him: a credential's name, or a whole identity.
@@ -76,7 +133,41 @@ pub(super) fn time_json(timestamp: Option<&Timestamp>) -> serde_json::Value {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use super::{age, clock_time, count, latency, who};
+    use super::{
+        age, clock_time, collector, count, latency, left, reachable_host, server, who, within,
+    };
+
+    #[test]
+    fn what_a_flag_names_is_looked_at_before_it_is_used() {
+        type Parse = fn(&str) -> Result<String, String>;
+        for (parse, text, expected) in [
+            (server as Parse, "a:1", true),
+            (server, "[::1]:15010", true),
+            (server, "a:0", false),
+            (server, ":1", false),
+            (server, "a", false),
+            (server, "a b:1", false),
+            (reachable_host, "10.0.0.1", true),
+            (reachable_host, "::1", true),
+            (reachable_host, "mesh.example", true),
+            (reachable_host, "0.0.0.0", false),
+            (reachable_host, "::", false),
+            (reachable_host, "a b", false),
+            (collector, "http://127.0.0.1:4317", true),
+            (collector, "https://otel.example/v1", true),
+            (collector, "otel:4317", false),
+            (collector, "http://", false),
+        ] {
+            assert_eq!(parse(text).is_ok(), expected, "{text}");
+        }
+        let ttl = within("1s", "720h");
+        for (text, expected) in
+            [("1s", true), ("720h", true), ("0s", false), ("721h", false), ("soon", false)]
+        {
+            assert_eq!(ttl(text).is_ok(), expected, "{text}");
+        }
+        assert_eq!(left(Duration::from_millis(3_599_990)), "60m");
+    }
 
     #[test]
     fn a_moment_of_today_needs_no_date() {

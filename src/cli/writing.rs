@@ -37,7 +37,7 @@ pub(super) struct Writing {
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Guarding {
     /// Roll back by itself when more calls fail than before; shows both, for this long (10s to 1h)
-    #[arg(long, value_name = "DURATION", value_parser = words::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = words::within("10s", "1h"))]
     #[arg(env = "OUTRIGGER_GUARD", conflicts_with_all = ["dry_run", "wait"])]
     guard: Option<Duration>,
 }

@@ -81,7 +81,7 @@ pub(crate) fn apply(
         let Some(key) = resource::key(&resource) else { continue };
         planned.problems.extend(check_against(world, &key));
         if !seen.insert(key.clone()) {
-            planned.problems.push(Problem::error("metadata.name", "is given twice").of(&key));
+            planned.problems.push(Problem::error("metadata.name", "stands twice").of(&key));
             continue;
         }
         let existing = world.stored.resources.get(&key);

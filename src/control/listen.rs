@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Sleep, sleep, timeout},
@@ -39,6 +39,10 @@ const CONNECTIONS_PER_IDENTITY_MAX: u32 = 2_500;
 const HANDSHAKES_MAX: usize = 1_024;
 /// How long a handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// For how long one that failed is heard out.
+const HEARD_OUT_MAX: Duration = Duration::from_secs(1);
+/// Up to how much.
+const HEARD_OUT_BYTES_MAX: usize = 64 << 10;
 /// Connections that are ready and not yet taken over.
 const READY_MAX: usize = 64;
 
@@ -221,7 +225,7 @@ async fn accept_all(
         let (config, sender) = (config.load_full(), sender.clone());
         let (places, handshake) = (Arc::clone(&places), handshakes.begin());
         let _detached = task::spawn("control plane handshake", async move {
-            let accepting = timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream));
+            let accepting = timeout(HANDSHAKE_MAX, handshake_with(stream, config));
             let accepted = tokio::select! {
                 accepted = accepting => accepted,
                 () = handshake.cut.cancelled() => {
@@ -243,6 +247,34 @@ async fn accept_all(
             }
         });
     }
+}
+
+/// One that fails is heard out: a client proves itself with its last message and goes on with its first
+/// request. To close upon that would reset the connection, and the alert that says why would be lost.
+async fn handshake_with(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
+    let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
+    let (error, mut stream) = match accepted {
+        Ok(accepted) => return Ok(accepted),
+        Err(failed) => failed,
+    };
+    let hear_out = async {
+        stream.shutdown().await?;
+        let mut heard = [0; 4096];
+        let mut left = HEARD_OUT_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut heard).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // It is refused in any case.
+    let _heard = timeout(HEARD_OUT_MAX, hear_out).await;
+    Err(error)
 }
 
 impl Connected for TlsConnection {

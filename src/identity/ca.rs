@@ -16,6 +16,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use webpki::EndEntityCert;
 
 use super::{
     csr::{self, CsrError},
@@ -93,6 +94,9 @@ pub enum CaError {
     /// One of the CA's certificates may not sign.
     #[error("the CA's certificate {0} may not sign certificates (CA:TRUE, keyCertSign)")]
     MayNotSign(usize),
+    /// The key is another one's.
+    #[error("the key does not belong to the CA's certificate")]
+    OtherKey,
     /// What it signs does not lead to its root.
     #[error("what the CA signs is not accepted: {0}")]
     NotAccepted(Untrusted),
@@ -183,6 +187,12 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, CaError> {
         let issuing = chain.first().ok_or(BundleError::Empty)?;
+        let public = |cert: EndEntityCert<'_>| cert.subject_public_key_info().as_ref().to_vec();
+        if EndEntityCert::try_from(issuing)
+            .is_ok_and(|it| public(it) != key.subject_public_key_info())
+        {
+            return Err(CaError::OtherKey);
+        }
         for (number, der) in (1..).zip(&chain) {
             if !may_sign_der(der)? {
                 return Err(CaError::MayNotSign(number));

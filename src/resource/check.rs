@@ -78,6 +78,12 @@ fn sorted(
     map.iter().collect()
 }
 
+/// What is wrong with a label that stands outside of a resource, if anything is.
+pub fn check_one_label(key: &str, value: &str) -> Option<Problem> {
+    let ((), problems) = Report::collect("", |report| check_label(report, key, value));
+    problems.into_iter().next()
+}
+
 fn check_label(report: &mut Report, key: &str, value: &str) {
     check_label_key(report, key);
     if value.len() > LABEL_VALUE_BYTES_MAX || !(value.is_empty() || is_qualified(value)) {

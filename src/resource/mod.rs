@@ -28,7 +28,7 @@ pub mod workload;
 mod write;
 pub mod yaml;
 
-pub use check::check;
+pub use check::{check, check_one_label};
 pub use descriptors::forget_descriptors;
 pub use key::{NAMESPACE_DEFAULT, ResourceKey, key};
 pub use kind::Kind;

@@ -119,7 +119,10 @@ fn read_port(report: &mut Report, key: &str, number: u32) -> u16 {
 }
 
 fn read_address(report: &mut Report, text: &str) -> Address {
-    if let Ok(ip) = text.parse() {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        if ip.is_unspecified() {
+            report.wrong(text, "an address to which nobody can connect", "that of one network");
+        }
         return Address::Ip(ip);
     }
     let label = |part: &str| {

@@ -27,7 +27,7 @@ pub use control::{
 pub use identity::{Identity, IdentityError, Standing, Trust};
 pub use peer::{Carried, Peer, PeerError, carried, identity_failure, peer, require_alpn, xfcc};
 pub use sni::{Sni, SniError};
-pub use verify::{Role, Untrusted, verify};
+pub use verify::{Role, Untrusted, explained, verify};
 
 /// The protocol of every connection that carries requests.
 pub const ALPN_H2: &[u8] = b"h2";

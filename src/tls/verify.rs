@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    fmt,
+    fmt, io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -56,8 +56,41 @@ pub enum Untrusted {
     #[error("the peer did not send the root certificate that the token names")]
     NotPinned,
     /// The chain does not lead to a root that is trusted and valid now.
-    #[error("the peer's certificate {0} is not trusted: {1}")]
+    #[error("the peer's certificate {0} is not trusted: {why}", why = why(.1))]
     Chain(SpiffeId, webpki::Error),
+}
+
+/// What is wrong with a chain, as people say it.
+fn why(error: &webpki::Error) -> String {
+    let time = |at: &UnixTime| {
+        let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+        prost_types::Timestamp { seconds, nanos: 0 }.to_string()
+    };
+    match error {
+        webpki::Error::CertExpired { not_after, time: now } => {
+            format!("it expired at {}, and now it is {}", time(not_after), time(now))
+        }
+        webpki::Error::CertNotValidYet { not_before, time: now } => {
+            format!("it is valid from {}, and now it is {}", time(not_before), time(now))
+        }
+        webpki::Error::InvalidCertValidity => "it ends before it begins".to_owned(),
+        webpki::Error::UnknownIssuer => "none of the trusted roots has signed it".to_owned(),
+        webpki::Error::InvalidSignatureForPublicKey => {
+            "a signature of its chain is not that of the CA that it names".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// An error of a handshake in words: rustls shows what a verifier of ours says, and what is no TLS at
+/// all, as a program's text. One of another kind is given back as it is.
+pub fn explained(error: io::Error) -> io::Error {
+    let why = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(other))) => other.0.to_string(),
+        Some(Error::InvalidMessage(_)) => "it does not speak TLS".to_owned(),
+        _ => return error,
+    };
+    io::Error::new(error.kind(), why)
 }
 
 /// Checks a chain, leaf first, against a trust bundle and returns what the leaf says.

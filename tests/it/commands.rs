@@ -160,6 +160,11 @@ refused: 1 error, 2 resources. Nothing changed; revision is 0.
         (&12.into(), &28.into())
     );
 
+    // What both find is said once.
+    mesh.place.write("home/twice.yaml", &format!("{MESH}---\n{MESH}"));
+    let said = mesh.run(&["apply", "-f", "twice.yaml"]).await;
+    assert!(said.stderr.contains("\nrefused: 2 errors, 4 resources. Nothing changed"), "{said:?}");
+
     // What only the control plane can find is shown in its place too.
     let other = "apiVersion: outrigger.dev/v1\nkind: Mesh\nmetadata: {name: mesh}\n\
                  spec: {trustDomain: other.local}\n";
@@ -192,7 +197,7 @@ refused: 1 error, 2 resources. Nothing changed; revision is 0.
                 "mesh.yaml",
             ],
             2,
-            "error: --server \"nowhere\" is no HOST:PORT",
+            "error: invalid value 'nowhere' for '--server <HOST:PORT>': no HOST:PORT",
         ),
         (vec!["apply"], 2, "error: the following required arguments"),
     ] {
@@ -208,7 +213,7 @@ async fn a_token_is_printed_once_and_can_be_taken_back() {
     let said = mesh.run(&["token", "create", "--service", "orders", "--ttl", "30m"]).await;
     said.assert_done();
     assert_eq!(said.stdout.lines().count(), 1, "{said:?}");
-    assert!(said.stderr.contains("orders.shop may join with it once within 29m"), "{said:?}");
+    assert!(said.stderr.contains("orders.shop may join with it once within 30m"), "{said:?}");
     let secret = said.stdout.trim();
     let said = mesh.run(&["token", "list"]).await;
     assert!(said.stdout.starts_with("ID "), "{said:?}");
@@ -274,6 +279,12 @@ async fn another_mesh_s_credential_is_refused_and_explained() {
         let said = mesh.run(&["status", "--context", name]).await;
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
         assert!(said.stderr.contains("\n  try: "), "{said:?}");
+        // The refusal comes when the first call is on its way already, and is not lost by that.
+        for _ in 0..10 {
+            let said = mesh.run(&["get", "svc", "--context", name]).await;
+            let known = ["does not know the credential of", "is not the control plane that"];
+            assert!(known.iter().any(|known| said.stderr.contains(known)), "{said:?}");
+        }
         let said = mesh.run(&["check", "--context", name]).await;
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(said.stdout.contains("ok    reach "), "{said:?}");
@@ -408,4 +419,113 @@ async fn apply_waits_until_the_sidecars_run_it() {
     })
     .await;
     assert!(control_plane.stop(SOON).await.success());
+}
+
+#[tokio::test]
+async fn wrong_usage_names_flag_and_value_and_starts_nothing() {
+    let place = Place::new();
+    let sidecar = |more: &'static str| format!("sidecar --service a --control-plane a:1 {more}");
+    let control = |more: &'static str| format!("control-plane --data cp {more}");
+    for (line, said) in [
+        (sidecar("--app grpc=:1 --app grpc=:2"), "--app names port grpc twice"),
+        (sidecar("--app :1 --app-check 9=tcp"), "--app-check 9=…: no --app has this port"),
+        (sidecar("--label a=1 --label a=2"), "--label names a twice"),
+        (sidecar("--label a/b/c=1"), "'--label <KEY=VALUE>': \"a/b/c\" is not the key of a label"),
+        (sidecar("--advertise 0.0.0.0"), "'--advertise <ADDRESS>': nobody can connect to that"),
+        (sidecar("--advertise a_b!"), "'--advertise <ADDRESS>': no IP address or host name"),
+        (sidecar("--otlp collector:4317"), "'--otlp <URL>': no URL such as http://127.0.0.1:4317"),
+        (sidecar("--log loud"), "'--log <LEVEL>': \"loud\" is no log filter"),
+        (sidecar("--weight much"), "'--weight <N>': not a whole number"),
+        (
+            sidecar("--outbound here"),
+            "'--outbound <ADDRESS>': not IP:PORT, such as 127.0.0.1:15001",
+        ),
+        ("sidecar --service a --control-plane b".to_owned(), "<ADDRESS>': no HOST:PORT"),
+        (control("--trust-domain Mesh"), "'Mesh' for '--trust-domain <DOMAIN>': no trust domain"),
+        (control("--tls-san a_b!"), "'--tls-san <NAME>': no host name or address"),
+        (control("--leaf-ttl 1s"), "'--leaf-ttl <DURATION>': not from 2s to 8760h"),
+        ("apply -f x --guard 1s".to_owned(), "'1s' for '--guard <DURATION>': not from 10s to 1h"),
+        ("token create --service a --ttl 721h".to_owned(), "not from 1s to 720h"),
+        ("credential create a --role viewer --ttl 1s".to_owned(), "not from 1m to 8760h"),
+        ("rollback one".to_owned(), "'one' for '<REVISION>': not a whole number"),
+    ] {
+        let args: Vec<_> = line.split(' ').collect();
+        let ended = place.run(&args).await;
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{ended:?}");
+        assert!(ended.stderr.starts_with("error: ") && ended.stderr.contains(said), "{ended:?}");
+    }
+    let left: Vec<_> = std::fs::read_dir(place.path("state")).unwrap().collect();
+    assert!(left.is_empty() && !place.path("home/cp").exists(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_cause_is_said_once() {
+    let place = Place::new();
+    place.write("home/wrong.yaml", "x: [\n");
+    place.write("home/binary.yaml", "");
+    std::fs::write(place.path("home/binary.yaml"), [0xff, 0xfe]).unwrap();
+    for (line, expected) in [
+        ("status --contexts /dev/zero", "error: /dev/zero: larger than 1024 KiB\n"),
+        ("status --contexts /", "error: /: Is a directory (os error 21)\n"),
+        (
+            "status --contexts binary.yaml",
+            "error: binary.yaml: stream did not contain valid UTF-8\n",
+        ),
+        (
+            "status --contexts wrong.yaml",
+            "error: wrong.yaml: unknown field `x`, expected one of apiVersion, kind, current-context, \
+             contexts at line 1, column 1\n",
+        ),
+        (
+            "healthcheck --health 127.0.0.1:1",
+            "error: 127.0.0.1:1: Connection refused (os error 111)\n  \
+             try: is a sidecar running here? --health names its listener\n",
+        ),
+    ] {
+        let said = place.run(&line.split(' ').collect::<Vec<_>>()).await;
+        assert_said(&said, 1, "", expected);
+    }
+}
+
+#[tokio::test]
+async fn what_can_not_be_kept_is_not_made() {
+    let mesh = start().await;
+    mesh.place.write("home/file", "");
+    std::fs::create_dir(mesh.place.path("home/full")).unwrap();
+    std::fs::create_dir(mesh.place.path("home/full/a.pem")).unwrap();
+    for out in ["file", "full"] {
+        let said = mesh.run(&["credential", "create", "a", "--role", "viewer", "--out", out]).await;
+        assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
+        let said = mesh.run(&["credential", "list", "-o", "name"]).await;
+        assert_said(&said, 0, "admin\n", "");
+    }
+    // What is no file is not replaced by one.
+    let said = mesh.run(&["backup", "/dev/null"]).await;
+    assert_said(
+        &said,
+        1,
+        "",
+        "error: /dev/null is no file that could be replaced\n  \
+         try: outrigger backup - writes to stdout\n",
+    );
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[tokio::test]
+async fn a_credential_that_was_revoked_is_refused_in_words() {
+    let mesh = start().await;
+    mesh.run(&["credential", "create", "ana", "--role", "viewer", "--out", "ana"])
+        .await
+        .assert_done();
+    let server = mesh.control.address("listen").to_string();
+    let add = "context add ana --cacert ana/root.pem --cert ana/ana.pem --key ana/ana-key.pem";
+    let mut add: Vec<_> = add.split(' ').collect();
+    add.extend(["--server", &server]);
+    mesh.run(&add).await.assert_done();
+    mesh.run(&["get", "svc", "--context", "ana"]).await.assert_done();
+    mesh.run(&["credential", "revoke", "ana"]).await.assert_done();
+    let said = mesh.run(&["get", "svc", "--context", "ana"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stderr.contains("this credential was revoked"), "{said:?}");
+    assert!(said.stderr.contains("  try: outrigger check --context ana\n"), "{said:?}");
 }

@@ -200,10 +200,16 @@ async fn a_sidecar_does_not_start_on_broken_files() {
     let good = place.write("good.yaml", &service_yaml("mine", 9090));
     let bad = place.write("bad.yaml", "kind: Service\nmetadata: {nmae: x}\n");
     let absent = place.path("absent.yaml");
+    let empty = place.write("empty.yaml", "# nothing yet\n");
     let mut mixed = mine[..4].to_vec();
     mixed.extend_from_slice(&theirs[4..]);
-    let cases =
-        [(&absent, &mine, "absent.yaml"), (&bad, &mine, "bad.yaml:"), (&good, &mixed, "ca.pem")];
+    let cases = [
+        (&absent, &mine, "absent.yaml"),
+        (&bad, &mine, "the configuration is refused\n"),
+        (&bad, &mine, "bad.yaml:"),
+        (&good, &mixed, "is not that of the CA that it names"),
+        (&empty, &mine, "no resources in "),
+    ];
     for (file, certificates, expected) in cases {
         let mut args = sidecar_args(&[file]);
         args.extend(certificates.iter().cloned());

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
 
-use crate::units::{ServiceName, name::check_label};
+use crate::{
+    app::sidecar::{AppFlag, UpstreamFlag},
+    resource,
+    units::{ServiceName, name::check_label},
+};
 
 /// More instances of one service are a mistake in a file for one machine.
 const REPLICAS_MAX: u32 = 50;
@@ -129,6 +133,7 @@ impl Config {
             if service.command.is_empty() {
                 return Err(wrong(&"command is empty"));
             }
+            service.check_flags().map_err(|error| wrong(&error))?;
             let fixed = |app: &&String| !app.ends_with(":0") && !app.contains("unix:");
             if let Some(app) = service.app.0.iter().find(fixed).filter(|_| service.replicas > 1) {
                 return Err(wrong(&format_args!(
@@ -168,6 +173,26 @@ impl Config {
 }
 
 impl Service {
+    /// What becomes a flag of `run` is looked at here, where the file is known.
+    fn check_flags(&self) -> Result<(), String> {
+        for app in &self.app.0 {
+            app.parse::<AppFlag>().map_err(|error| format!("app: {error}"))?;
+        }
+        for upstream in &self.upstreams {
+            upstream.parse::<UpstreamFlag>().map_err(|error| format!("upstreams: {error}"))?;
+        }
+        for (key, value) in &self.labels {
+            if let Some(wrong) = resource::check_one_label(key, value) {
+                let (value, message, hint) = (&wrong.value, &wrong.message, &wrong.hint);
+                return Err(format!("labels: {value:?} is {message}; {hint}"));
+            }
+        }
+        match self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            Some(name) => Err(format!("env: {name:?} is no name of a variable")),
+            None => Ok(()),
+        }
+    }
+
     /// `orders.shop`
     pub fn full_name(&self) -> ServiceName {
         ServiceName::new(&self.name, &self.namespace)
@@ -215,6 +240,10 @@ services: [{name: orders, namespace: shop, replicas: 2, labels: {version: v1}, a
             ("services: [{name: a, command: [x]}, {name: a, command: [x]}]", "stands twice"),
             ("services: [{name: a, command: [x], replicas: 2, app: ':80'}]", "free port for each"),
             ("services: [{name: a, command: [x], replicas: 51}]", "50 at most"),
+            ("services: [{name: a, command: [x], app: here}]", "app: \"here\" is no address"),
+            ("services: [{name: a, command: [x], upstreams: [b]}]", "upstreams: \"b\" is no"),
+            ("services: [{name: a, command: [x], labels: {a b: c}}]", "labels: \"a b\" is not"),
+            ("services: [{name: a, command: [x], env: {a=b: c}}]", "env: \"a=b\" is no name"),
         ] {
             let error = Config::parse(text, "dev.yaml").expect_err(text).to_string();
             assert!(error.starts_with("dev.yaml: ") && error.contains(expected), "{error}");

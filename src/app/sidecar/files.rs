@@ -7,12 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
+    app::bootstrap,
     clock,
     identity::{Files, FilesError},
     resource::{
@@ -38,9 +39,9 @@ pub enum FileError {
         /// What the system said; displayed here, and so no source besides.
         error: io::Error,
     },
-    /// One is too large to be meant.
-    #[error("{}: more than {} MiB", .0.display(), FILE_BYTES_MAX >> 20)]
-    TooLarge(PathBuf),
+    /// There is nothing in them, as in a file that somebody has begun to write.
+    #[error("no resources in {0}")]
+    Empty(String),
     /// What they say is wrong.
     #[error("the configuration is refused\n{0}")]
     Problems(Problems),
@@ -176,6 +177,10 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Parsed>, FileError> {
         all.extend(parsed);
         problems.extend(found);
     }
+    if all.is_empty() && problems.is_empty() {
+        let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(FileError::Empty(names.join(", ")));
+    }
     problems.extend(yaml::check(&all));
     let (errors, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::is_error);
     if !errors.is_empty() {
@@ -189,10 +194,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Parsed>, FileError> {
 
 fn read_text(path: &Path) -> Result<String, FileError> {
     let failed = |error| FileError::Read { path: path.to_owned(), error };
-    if fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX {
-        return Err(FileError::TooLarge(path.to_owned()));
-    }
-    fs::read_to_string(path).map_err(failed)
+    bootstrap::read_text(path, FILE_BYTES_MAX).map_err(failed)
 }
 
 /// Compiles what was read; the problems that are left are warnings.

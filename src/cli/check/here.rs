@@ -168,10 +168,16 @@ pub(super) async fn api(connected: &Connected, report: &mut Report) -> Option<pb
             let line = Line::failure("api", &connected.failed(&status));
             report.add(match connect_error(&status) {
                 // This is the check that others point to.
-                None if line.hint.as_deref() == Some("outrigger check") => line.hint(
-                    "is the context's certificate of this mesh? outrigger context list; the \
+                None if line
+                    .hint
+                    .as_deref()
+                    .is_some_and(|it| it.starts_with("outrigger check")) =>
+                {
+                    line.hint(
+                        "is the context's certificate of this mesh? outrigger context list; the \
                      control plane's log says why it refuses",
-                ),
+                    )
+                }
                 _ => line,
             });
             return None;

@@ -19,7 +19,7 @@ use std::{process::ExitCode, time::Duration};
 
 use tokio::time::{self, Instant};
 
-use super::output::Failure;
+use super::{output::Failure, words};
 use crate::app::signals::Wishes;
 use claims::Claim;
 use client::Connection;
@@ -39,13 +39,20 @@ const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// The exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
 
+const EXAMPLES: &str = "\
+Examples:
+  outrigger demo                                  until Ctrl-C
+  outrigger demo --once                           exits with 0 if every claim holds
+  outrigger demo --otlp http://127.0.0.1:4317     with its traces in Jaeger";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// End when the claims are checked, with 0 if all hold
     #[arg(long, env = "OUTRIGGER_ONCE")]
     once: bool,
     /// A collector that gets the traces too, such as Jaeger's http://127.0.0.1:4317
-    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP")]
+    #[arg(long, value_name = "URL", env = "OUTRIGGER_OTLP", value_parser = words::collector)]
     otlp: Option<String>,
 }
 

@@ -28,7 +28,7 @@ Examples:
   outrigger get workloads -l version=v2 -w    and every change from now on
   outrigger get all -A -o yaml > mesh.yaml    apply reads it again
 
-Kinds: services (svc), workloads (wl), httproutes (hr), grpcroutes (gr), trafficpolicies (tp),
+Kinds: services (svc), workloads (wl), httproutes (hr), grpcroutes (gr), trafficpolicies (tp), \
 authorizationpolicies (ap), meshes, all. With -w, -o json prints one event a line.";
 
 #[derive(Debug, clap::Args)]

@@ -43,6 +43,11 @@ const KINDS: &[(&str, &str, &str)] = &[
         "spec.address: not an address (127.0.0.256)",
     ),
     ("Workload", "^{service: a}", "spec.address: not an address ()"),
+    (
+        "Workload",
+        "{service: a, address: ^0.0.0.0, ports: {a: 1}}",
+        "spec.address: an address to which nobody can connect (0.0.0.0)",
+    ),
     ("Workload", "{service: a, address: h, weight: ^1001}", "spec.weight: not in 0 to 1000 (1001)"),
     ("Workload", "{service: a, address: h, ports: {080: ^1}}", "spec.ports.080: not a port (080)"),
     ("Workload", "{service: a, address: h, ports: {grpc: ^0}}", "spec.ports.grpc: not a port (0)"),

@@ -416,7 +416,12 @@ fn times() -> Vec<Case> {
         ),
         valid("long ended", Refused("xpired"), |now| now - 48 * HOUR, |now| now - 47 * HOUR),
         valid("not begun", Refused("alid"), |now| now + Duration::from_secs(60), |now| now + HOUR),
-        valid("ends before it begins", Refused("alid"), |now| now + HOUR, |now| now - HOUR),
+        valid(
+            "ends before it begins",
+            Refused("ends before it begins"),
+            |now| now + HOUR,
+            |now| now - HOUR,
+        ),
     ]
 }
 
@@ -458,7 +463,7 @@ fn chains() -> Vec<Case> {
             shown.chain.swap(1, 2);
             shown
         }),
-        chain("an intermediate that is not sent", Refused("UnknownIssuer"), |world| {
+        chain("an intermediate that is not sent", Refused("none of the trusted roots"), |world| {
             let mut shown = world.through(&[&world.below(&world.root, |_| {})]);
             shown.chain.truncate(1);
             shown
@@ -473,10 +478,10 @@ fn broken_chains() -> Vec<Case> {
         })
     };
     vec![
-        intermediate("an expired intermediate", Refused("CertExpired"), |world, params| {
+        intermediate("an expired intermediate", Refused("it expired at "), |world, params| {
             params.not_after = (world.now - Duration::from_secs(2)).into();
         }),
-        intermediate("an intermediate not begun", Refused("CertNotValidYet"), |world, params| {
+        intermediate("an intermediate not begun", Refused("it is valid from "), |world, params| {
             params.not_before = (world.now + Duration::from_secs(60)).into();
         }),
         intermediate("an intermediate that is no CA", Refused("not trusted"), |_, params| {
