@@ -1,6 +1,6 @@
 //! What went lately of what no revision tells of: live workloads, and the services that registrations
-//! made. Whoever resumes a watch from a revision learns by it what to forget; bounded, and empty
-//! after a start.
+//! made. Whoever resumes a watch from a revision learns by it what to forget; bounded, and kept over a
+//! restart in order. After any other start it is empty, and who asks for what went before lists anew.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::resource::ResourceKey;
 const NAMES_MAX: usize = 10_000;
 
 /// The names, the oldest first.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Gone {
     /// With the revision that was the newest then.
     names: VecDeque<(u64, ResourceKey)>,
@@ -24,6 +24,21 @@ impl Gone {
     /// revision may have seen it before the start.
     pub(crate) fn after(revision: u64) -> Self {
         Self { names: VecDeque::new(), from: revision + 1 }
+    }
+
+    /// As it was told by [`Self::from`] and [`Self::names`].
+    pub(crate) fn again(from: u64, names: impl IntoIterator<Item = (u64, ResourceKey)>) -> Self {
+        Self { names: names.into_iter().collect(), from }
+    }
+
+    /// The first revision since which all are known.
+    pub(crate) fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// All names, with the revision that was the newest then.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &(u64, ResourceKey)> {
+        self.names.iter()
     }
 
     /// Notes what one world has and the next has not: in what is stored, and of the live workloads

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -145,10 +145,9 @@ impl State {
         self.guards.load_full()
     }
 
-    /// Names of what went since a revision of what no revision tells of: live workloads and the
-    /// services of registrations. `None` when that is not known any more.
-    pub(crate) fn gone_since(&self, revision: u64) -> Option<Vec<ResourceKey>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).since(revision)
+    /// What went lately of what no revision tells of: live workloads and the services of registrations.
+    pub(crate) fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The wall clock's time.
@@ -345,7 +344,7 @@ impl State {
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.world.load_full();
         let world = next(&before);
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).note(&before, &world, live);
+        self.gone().note(&before, &world, live);
         self.world.store(Arc::new(world));
         self.generation.send_modify(|generation| *generation += 1);
     }

@@ -68,7 +68,7 @@ impl Watch {
             .map(|(key, resource)| (key.clone(), key::version(resource).to_owned()))
             .collect();
         if [Kind::Workload, Kind::Service].iter().any(|kind| self.filter.takes_kind(*kind)) {
-            let gone = self.state.gone_since(revision).ok_or_else(|| {
+            let gone = self.state.gone().since(revision).ok_or_else(|| {
                 let what = "which live workloads went since that revision is not known any more";
                 log::too_old(what, revision, reach, newest)
             })?;

@@ -255,9 +255,9 @@ async fn a_watch_goes_on_where_it_was() {
     let heard = hear_to_sync(&mut resumed.into_inner()).await;
     assert_eq!(heard, ["+r1", "+r3", "-r2", "synced 5"]);
 
-    // Which live workloads went over a restart is not known; what is asked for must be all of it.
+    // Which live workloads went before the first start is not known.
     for (refused, reason) in [
-        (from(2, "Workload", ""), "REVISION_TOO_OLD"),
+        (from(0, "Workload", ""), "REVISION_TOO_OLD"),
         (from(2, "GRPCRoute", "another"), "REVISION_TOO_OLD"),
         (from(6, "GRPCRoute", ""), "NO_SUCH_REVISION"),
     ] {
@@ -290,4 +290,25 @@ async fn a_watch_that_goes_on_hears_of_live_workloads_that_went() {
     admin.status_when(|status| status.sidecars.is_empty()).await;
     let mut stream = watch(Some(1)).await.expect("accepted").into_inner();
     assert_eq!(hear_to_sync(&mut stream).await, ["-orders-1", "synced 1"]);
+
+    // After an end in order that is known too; after another one it is said that it is not.
+    let mut directory = plane.stop().await;
+    for known in [true, false] {
+        let plane = Plane::again(&directory).await;
+        let request = request(Some(1));
+        match soon(plane.admin().config().watch(request)).await {
+            Ok(stream) => {
+                let heard = hear_to_sync(&mut stream.into_inner()).await;
+                assert_eq!((known, &*heard.join(" ")), (true, "-orders-1 synced 1"));
+            }
+            Err(refused) => {
+                assert_eq!((known, refused.code()), (false, Code::OutOfRange));
+                let details = refused.get_details_error_info().expect("details");
+                assert_eq!(details.reason, "REVISION_TOO_OLD");
+            }
+        }
+        directory = plane.stop().await;
+        // As a crash leaves it.
+        std::fs::remove_file(super::data(directory.path()).join("workloads.bin")).expect("there");
+    }
 }

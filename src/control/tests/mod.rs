@@ -109,11 +109,15 @@ impl Plane {
     }
 
     async fn restart(self) -> Self {
-        let directory = self.stop().await;
+        Self::again(&self.stop().await).await
+    }
+
+    /// Starts on a directory whose control plane has ended.
+    async fn again(directory: &Arc<TempDir>) -> Self {
         // Tasks of streams hold the store until they have seen the end.
         soon(async {
             loop {
-                match Self::in_directory(&directory, clock::now).await {
+                match Self::in_directory(directory, clock::now).await {
                     Ok(plane) => return plane,
                     Err(OpenError::Data(_) | OpenError::Store(_)) => tokio::task::yield_now().await,
                     Err(other) => unreachable!("{other}"),
