@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     difference,
-    state::Plan,
+    plan::Plan,
     validate,
     world::{Resources, Shelf, World},
 };

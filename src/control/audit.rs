@@ -12,7 +12,6 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::UNIX_EPOCH,
 };
 
@@ -21,10 +20,10 @@ use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tonic::{Code, Status, body::Body};
-use tower::Service;
 
 use super::{
     auth::{self, Connection, Principal},
+    layers::Around,
     state::State,
 };
 use crate::{resource::pb, telemetry::Rfc3339};
@@ -164,33 +163,26 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 
 /// Adds an entry for each call that is to change something.
 #[derive(Debug, Clone)]
-pub(crate) struct Record<S> {
-    pub inner: S,
+pub(crate) struct Record {
     pub audit: Arc<Audit>,
     pub state: Arc<State>,
 }
 
-impl<S> Service<Request<Body>> for Record<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Record {
+    fn call<F>(
+        &self,
+        request: Request<Body>,
+        next: impl FnOnce(Request<Body>) -> F,
+    ) -> BoxFuture<'static, Response<Body>>
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let entry = begin(&request, &self.state);
-        let call = self.inner.call(request);
+        let call = next(request);
         let Some(mut entry) = entry else { return Box::pin(call) };
         let (audit, state) = (Arc::clone(&self.audit), Arc::clone(&self.state));
         Box::pin(async move {
-            let answer = call.await?;
+            let answer = call.await;
             let status = Status::from_header_map(answer.headers());
             entry.outcome = match status.filter(|status| status.code() != Code::Ok) {
                 None => "OK".to_owned(),
@@ -206,7 +198,7 @@ where
                 Ok(Err(error)) => tracing::error!(%error, "the audit log can not be written"),
                 Err(error) => tracing::error!(%error, "the audit log can not be written"),
             }
-            Ok(answer)
+            answer
         })
     }
 }

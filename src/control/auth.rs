@@ -7,7 +7,6 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, SystemTime},
 };
 
@@ -16,12 +15,12 @@ use http::{Request, Response};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status, body::Body};
-use tower::Service;
 
 use super::{
     end::End,
     error,
     grants::{Grant, Role},
+    layers::Around,
     trust::{Tenure, Trust, Verdict},
 };
 use crate::{
@@ -267,8 +266,7 @@ fn denied(id: &SpiffeId, role: Option<Role>, path: &str) -> Status {
 
 /// Lets through only what the caller may do, with its [`Principal`] in the extensions.
 #[derive(Debug, Clone)]
-pub(crate) struct Authenticate<S> {
-    pub inner: S,
+pub(crate) struct Authenticate {
     pub trust: watch::Receiver<Arc<Trust>>,
     /// The wall clock.
     pub now: fn() -> SystemTime,
@@ -276,7 +274,7 @@ pub(crate) struct Authenticate<S> {
     pub strangers: Arc<Semaphore>,
 }
 
-impl<S> Authenticate<S> {
+impl Authenticate {
     /// A place that the call of a stranger takes until it is answered; others need none.
     fn place(&self, principal: &Principal) -> Result<Option<OwnedSemaphorePermit>, Status> {
         if *principal != Principal::Anonymous {
@@ -289,20 +287,15 @@ impl<S> Authenticate<S> {
     }
 }
 
-impl<S> Service<Request<Body>> for Authenticate<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+impl Around for Authenticate {
+    fn call<F>(
+        &self,
+        mut request: Request<Body>,
+        next: impl FnOnce(Request<Body>) -> F,
+    ) -> BoxFuture<'static, Response<Body>>
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let connection = request.extensions().get::<Connection>().cloned();
         let trust = Arc::clone(&self.trust.borrow());
         let decision = decide(connection.as_ref(), request.uri().path(), &trust, (self.now)());
@@ -315,7 +308,7 @@ where
                     request.extensions_mut().insert(tenure);
                 }
                 request.extensions_mut().insert(principal);
-                let call = self.inner.call(request);
+                let call = next(request);
                 Box::pin(async move {
                     let _place = place;
                     call.await
@@ -324,7 +317,7 @@ where
             Err(status) => {
                 let remote = request.extensions().get::<Connection>().map(|it| it.remote);
                 tracing::warn!(path = request.uri().path(), ?remote, %status, "call refused");
-                Box::pin(async move { Ok(status.into_http()) })
+                Box::pin(async move { status.into_http() })
             }
         }
     }

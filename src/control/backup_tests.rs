@@ -13,8 +13,9 @@ use crate::{
     clock,
     control::{
         error,
+        plan::{Note, Plan},
         sample::service,
-        state::{Note, Plan, State},
+        state::State,
     },
     identity::disk,
 };

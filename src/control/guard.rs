@@ -18,8 +18,9 @@ use tonic::{Code, Status};
 use super::{
     error,
     fleet::{Fleet, Traffic},
+    plan::Note,
     refs, rollback,
-    state::{Note, State, Writer, pb_time},
+    state::{State, Writer, pb_time},
     world::World,
 };
 use crate::{

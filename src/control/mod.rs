@@ -36,6 +36,7 @@ mod live;
 mod log;
 mod metrics;
 mod open;
+mod plan;
 mod plane;
 mod refs;
 mod registry;

@@ -11,8 +11,10 @@ use super::{Registration, Registry, SILENT_MAX};
 use crate::{
     clock,
     control::{
-        key, sample,
-        state::{Note, Plan, State},
+        key,
+        plan::{Note, Plan},
+        sample,
+        state::State,
     },
     resource::{
         ResourceKey,

@@ -15,9 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::Router};
 use tonic_health::ServingStatus;
-use tower::{
-    ServiceBuilder, layer::layer_fn, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer,
-};
+use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer};
 
 use super::{
     admin::Admin,
@@ -26,12 +24,12 @@ use super::{
     config::Config,
     discovery::Discovery,
     issue::Identities,
-    layers::{Deadline, Trace},
+    layers::{Deadline, Layered, Trace},
     listen,
     metrics::Metrics,
     state::State,
     trust::Trust,
-    upload::{Room, Uploads},
+    upload::Uploads,
 };
 use crate::resource::{
     DESCRIPTORS,
@@ -113,24 +111,14 @@ pub(crate) async fn serve(
     }
     // As many as strangers have connections: whoever joins makes one call on its own.
     let strangers = Arc::new(Semaphore::new(listen::STRANGERS_MAX));
-    let room = Arc::<Room>::default();
     let stack = ServiceBuilder::new()
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(CALLS_MAX))
-        .layer(layer_fn(move |inner| Trace { inner, metrics: Arc::clone(&metrics) }))
-        .layer(layer_fn(|inner| Deadline { inner, after: CALL_MAX }))
-        .layer(layer_fn(move |inner| Authenticate {
-            inner,
-            trust: trust.clone(),
-            now,
-            strangers: Arc::clone(&strangers),
-        }))
-        .layer(layer_fn(move |inner| Record {
-            inner,
-            audit: Arc::clone(&audit),
-            state: Arc::clone(&state),
-        }))
-        .layer(layer_fn(move |inner| Uploads { inner, room: Arc::clone(&room) }))
+        .layer(Layered(Trace { metrics }))
+        .layer(Layered(Deadline { after: CALL_MAX }))
+        .layer(Layered(Authenticate { trust, now, strangers }))
+        .layer(Layered(Record { audit, state }))
+        .layer(Layered(Uploads { room: Arc::default() }))
         .into_inner();
     let mut builder = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

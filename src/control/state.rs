@@ -28,9 +28,9 @@ use super::{
     error,
     gone::Gone,
     live,
-    revisions::{GUARDS_MAX, Past, UndoRow},
+    plan::{Note, Plan},
+    revisions::GUARDS_MAX,
     store::{Batch, Contents, Store, StoreError, Superseded, TokenRow},
-    time::registered_version,
     world::{Resources, Shelf, World},
 };
 use crate::resource::{self, ResourceKey, pb};
@@ -88,43 +88,6 @@ impl Writes {
 
 /// Guarded writes by revision.
 pub(crate) type Guards = BTreeMap<u64, pb::Guard>;
-
-/// What the log says of a write besides its changes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Note {
-    /// Who makes it.
-    pub by: String,
-    /// Why.
-    pub message: String,
-    /// The revision that it brings back.
-    pub rollback_to: Option<u64>,
-    /// Caller and request ID; empty without one.
-    pub request: String,
-    /// SHA-256 of what was asked for.
-    pub request_sha256: Vec<u8>,
-    /// A guard that begins with this write, or one that ends by it.
-    pub guard: Option<pb::Guard>,
-}
-
-/// Changes of resources, planned and not yet made.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    /// What changes, for people.
-    pub changes: Vec<pb::Change>,
-    /// Resources to write; versions are given when they are. A time of creation is kept.
-    pub put: Vec<pb::Resource>,
-    /// Resources to delete.
-    pub delete: Vec<ResourceKey>,
-    /// Of the deleted ones: services that are those of a registration again, as these.
-    pub register: Vec<pb::Resource>,
-}
-
-impl Plan {
-    /// Whether there is nothing to write.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.put.is_empty() && self.delete.is_empty()
-    }
-}
 
 impl State {
     /// Opens the store at `path` and makes the first world of it; `now` is the wall clock.
@@ -260,7 +223,7 @@ impl State {
         if plan.is_empty() {
             return Ok(world.revision);
         }
-        let batch = self.batch(&world, plan, note);
+        let batch = plan.batch(note, &world, &self.store_id, self.now());
         self.store_write(&batch)?;
         let revision = batch.revision.as_ref().map_or(world.revision, |entry| entry.revision);
         if let Some(entry) = batch.revision {
@@ -284,59 +247,6 @@ impl State {
             world.revision = revision;
         });
         Ok(revision)
-    }
-
-    /// What is written for a plan.
-    fn batch(&self, world: &World, plan: Plan, note: Note) -> Batch {
-        let user_wrote = |key: &ResourceKey| !world.registered.contains(key);
-        // Services that registrations made are in no revision, so forgetting one makes none either.
-        let makes_revision = !plan.put.is_empty() || plan.delete.iter().any(user_wrote);
-        let revision = world.revision + u64::from(makes_revision);
-        let now = self.now();
-        let stamped = |(resource, version)| self.stamped(world, resource, version, pb_time(now));
-        let put = plan.put.into_iter().map(|it| (it, revision.to_string()));
-        let put: Vec<_> = put.map(stamped).collect();
-        let register = plan.register.into_iter().map(|it| (it, registered_version(now)));
-        let register: Vec<_> = register.map(stamped).collect();
-        let touched = || put.iter().filter_map(resource::key).chain(plan.delete.iter().cloned());
-        let unregister: Vec<_> = touched().filter(|key| world.registered.contains(key)).collect();
-        let past = |key: ResourceKey| Past {
-            id: Some(key.to_pb()),
-            before: world.stored.resources.get(&key).map(|it| pb::Resource::clone(it)),
-            registered: world.registered.contains(&key),
-        };
-        let undo = UndoRow {
-            past: touched().map(past).collect(),
-            request: note.request,
-            request_sha256: note.request_sha256,
-        };
-        let changed = |change: &pb::Change| change.kind() != pb::ChangeKind::Unchanged;
-        let entry = makes_revision.then(|| pb::Revision {
-            revision,
-            changed_at: Some(pb_time(now)),
-            changed_by: note.by,
-            message: note.message,
-            changes: plan.changes.into_iter().filter(changed).collect(),
-            rollback_to: note.rollback_to,
-            guard: None,
-        });
-        let guard = note.guard.map(|mut guard| {
-            match guard.state() {
-                pb::GuardState::Watching => guard.revision = revision,
-                _ => guard.rolled_back_by = Some(revision),
-            }
-            guard
-        });
-        Batch {
-            put,
-            delete: plan.delete,
-            unregister,
-            register,
-            revision: entry,
-            undo,
-            put_guards: guard.into_iter().collect(),
-            ..Default::default()
-        }
     }
 
     /// Writes what became of a guard without a revision.
@@ -369,24 +279,6 @@ impl State {
         }
     }
 
-    /// With the version and the time of creation that it gets by being written.
-    fn stamped(
-        &self,
-        world: &World,
-        mut resource: pb::Resource,
-        version: String,
-        now: prost_types::Timestamp,
-    ) -> pb::Resource {
-        let existing = resource::key(&resource).and_then(|key| world.stored.resources.get(&key));
-        let created = existing.and_then(|it| it.metadata.as_ref()?.creation_timestamp);
-        if let Some(metadata) = &mut resource.metadata {
-            metadata.resource_version = format!("{version}-{}", self.store_id);
-            let created = metadata.creation_timestamp.or(created);
-            metadata.creation_timestamp = Some(created.unwrap_or(now));
-        }
-        resource
-    }
-
     /// Stores the service of a first registration, unless there is one of that name by now.
     ///
     /// # Errors
@@ -396,9 +288,8 @@ impl State {
         let Some(key) = resource::key(&service).filter(|key| world.get(key).is_none()) else {
             return Ok(());
         };
-        let now = self.now();
-        let service = self.stamped(&world, service, registered_version(now), pb_time(now));
-        let batch = Batch { register: vec![service], ..Default::default() };
+        let plan = Plan { register: vec![service], ..Plan::default() };
+        let batch = plan.batch(Note::default(), &world, &self.store_id, self.now());
         self.store_write(&batch)?;
         self.publish(|world| {
             let mut resources = world.stored.resources.clone();

@@ -19,9 +19,8 @@ use http::{Request, Response};
 use http_body::Frame;
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Code, Status, body::Body};
-use tower::Service;
 
-use super::{auth::Principal, error};
+use super::{auth::Principal, error, layers::Around};
 
 /// A shorter message needs no place: as many as there may be calls fill little.
 const SMALL_BYTES_MAX: u32 = 64 << 10;
@@ -90,32 +89,26 @@ type Held = Arc<Mutex<Option<Place>>>;
 
 /// Looks at what calls send.
 #[derive(Debug, Clone)]
-pub(crate) struct Uploads<S> {
-    pub inner: S,
+pub(crate) struct Uploads {
     pub room: Arc<Room>,
 }
 
-impl<S> Service<Request<Body>> for Uploads<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Uploads {
+    fn call<F>(
+        &self,
+        request: Request<Body>,
+        next: impl FnOnce(Request<Body>) -> F,
+    ) -> BoxFuture<'static, Response<Body>>
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
         let who = request.extensions().get::<Principal>().map_or("", Principal::name).to_owned();
         let (room, held) = (Arc::clone(&self.room), Held::default());
         let of_call = Arc::clone(&held);
         let request = request.map(|inner| {
             Body::new(Upload { inner, who, room, held, head: Vec::new(), left: 0, silence: None })
         });
-        let call = self.inner.call(request);
+        let call = next(request);
         Box::pin(async move {
             // What was decoded of the message lives until the answer.
             let _held = of_call;
@@ -246,10 +239,14 @@ mod tests {
     use tokio_stream::wrappers::ReceiverStream;
     use tonic::{Code, Status, body::Body};
     use tonic_types::StatusExt as _;
-    use tower::{Service as _, service_fn};
+    use tower::{Layer as _, Service as _, service_fn};
 
     use super::{OF_CALLER_BYTES_MAX, Room, SILENCE_MAX, Uploads};
-    use crate::{control::auth::Principal, task, tls::Peer};
+    use crate::{
+        control::{auth::Principal, layers::Layered},
+        task,
+        tls::Peer,
+    };
 
     fn caller(name: &str) -> Principal {
         Principal::Workload(Peer {
@@ -280,7 +277,7 @@ mod tests {
                     Ok::<_, Infallible>(Response::new(Body::default()))
                 }
             });
-            let mut uploads = Uploads { inner, room: Arc::clone(room) };
+            let mut uploads = Layered(Uploads { room: Arc::clone(room) }).layer(inner);
             let stream = StreamBody::new(ReceiverStream::new(receiver));
             let mut request = Request::new(Body::new(stream));
             request.extensions_mut().insert(caller(who));
@@ -369,7 +366,7 @@ mod tests {
             let _reading = task::spawn("read", request.into_body().collect());
             Ok::<_, Infallible>(Response::new(Body::default()))
         });
-        let mut uploads = Uploads { inner, room: Arc::clone(&room) };
+        let mut uploads = Layered(Uploads { room: Arc::clone(&room) }).layer(inner);
         let stream = StreamBody::new(ReceiverStream::new(receiver));
         let mut request = Request::new(Body::new(stream));
         request.extensions_mut().insert(caller("web"));

@@ -14,8 +14,9 @@ use super::{
     error,
     fleet::Fleet,
     guard,
+    plan::Note,
     scope::scope,
-    state::{Note, State, Writer},
+    state::{State, Writer},
     world::World,
 };
 use crate::{

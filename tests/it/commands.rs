@@ -1,20 +1,15 @@
-//! The commands that are clients of the API, as users run them, against a control plane that serves
-//! in this process.
+//! The commands that are clients of the API, as users run them.
 
-use std::{net::SocketAddr, path::Path, process::Stdio};
+use std::process::Stdio;
 
-use outrigger::control::{ControlPlane, Options};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    net::TcpListener,
     process::Command,
-    sync::oneshot,
-    task::JoinHandle,
     time::timeout,
 };
 
-use crate::harness::{Place, Program, SOON, Said, eventually};
+use crate::harness::{Mesh, Place, Program, SOON, Said, eventually};
 
 const MESH: &str = "\
 apiVersion: outrigger.dev/v1
@@ -31,66 +26,30 @@ spec:
     on: {grpc: [CANCELLED, UNAVAILABLE]}
 ";
 
-/// A control plane and the `local` context for it.
-struct Mesh {
-    place: Place,
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    serving: JoinHandle<()>,
+/// A mesh whose context means the namespace `shop`.
+async fn start() -> Mesh {
+    let mesh = Mesh::start().await;
+    let server = mesh.control.address("listen").to_string();
+    add_context(&mesh, &mesh, "local", &["--server", &server, "--namespace", "shop"]).await;
+    mesh
 }
 
-impl Mesh {
-    async fn start() -> Self {
-        let place = Place::new();
-        let options = Options::new(place.path("data"), "mesh.local");
-        let plane = ControlPlane::open(options).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let credential = plane.credential().clone();
-        let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(async move {
-            let ended = plane.serve(listener, async { drop(stopped.await) }).await;
-            ended.unwrap();
-        });
-        let text = |path: &Path| path.display().to_string();
-        let (root, certificate, key) =
-            (text(&credential.root), text(&credential.certificate), text(&credential.key));
-        let server = address.to_string();
-        place
-            .run(&[
-                "context",
-                "add",
-                "local",
-                "--server",
-                &server,
-                "--cacert",
-                &root,
-                "--cert",
-                &certificate,
-                "--key",
-                &key,
-                "--namespace",
-                "shop",
-            ])
-            .await
-            .assert_done();
-        Self { place, address, stop: Some(stop), serving }
+/// A context of a mesh with the credential of another one; its root as well, unless `more` says so.
+async fn add_context(mesh: &Mesh, other: &Mesh, name: &str, more: &[&str]) {
+    let data = other.place.path("state/outrigger/control-plane");
+    let file = |name: &str| data.join(name).display().to_string();
+    let (certificate, key, root) = (file("admin.pem"), file("admin-key.pem"), file("root.pem"));
+    let mut args = vec!["context", "add", name, "--cert", &certificate, "--key", &key];
+    if !more.contains(&"--cacert") {
+        args.extend(["--cacert", &root]);
     }
-
-    async fn run(&self, args: &[&str]) -> Said {
-        self.place.run(args).await
-    }
-
-    async fn stop(&mut self) {
-        drop(self.stop.take());
-        (&mut self.serving).await.unwrap();
-    }
+    args.extend(more);
+    mesh.run(&args).await.assert_done();
 }
 
 /// The built program in that place, to be started by the test itself.
 fn command(place: &Place, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
-    command.args(args).env_clear().envs(place.environment()).current_dir(place.path("home"));
+    let mut command = place.command(env!("CARGO_BIN_EXE_outrigger"), args);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
@@ -101,9 +60,9 @@ fn assert_said(said: &Said, code: i32, stdout: &str, stderr: &str) {
     assert_eq!(shown, (Some(code), stdout, stderr), "{}", said.what);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn what_is_applied_can_be_read_changed_and_deleted() {
-    let mesh = Mesh::start().await;
+    let mesh = start().await;
     let file = mesh.place.write("mesh.yaml", MESH);
     let file = file.to_str().unwrap();
 
@@ -149,9 +108,9 @@ async fn what_is_applied_can_be_read_changed_and_deleted() {
     assert_eq!((said.code, &said.json()["refused"]), (Some(1), &true.into()), "{said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_deletion_takes_versions_and_a_guard_as_a_write_does() {
-    let mesh = Mesh::start().await;
+    let mesh = start().await;
     let file = mesh.place.write("mesh.yaml", MESH).display().to_string();
     mesh.run(&["apply", "-f", &file]).await.assert_done();
     let version = async || {
@@ -179,9 +138,9 @@ async fn a_deletion_takes_versions_and_a_guard_as_a_write_does() {
     assert!(said.assert_done().stdout.ends_with("no sidecar is connected\n"), "{said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_wrong_file_is_refused_with_its_lines_and_nothing_changes() {
-    let mesh = Mesh::start().await;
+    let mesh = start().await;
     mesh.place.write("home/mesh.yaml", &MESH.replace("UNAVAILABLE", "UNAVAILBLE"));
     let said = mesh.run(&["apply", "-f", "mesh.yaml"]).await;
     let expected = "\
@@ -243,9 +202,9 @@ refused: 1 error, 2 resources. Nothing changed; revision is 0.
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_token_is_printed_once_and_can_be_taken_back() {
-    let mesh = Mesh::start().await;
+    let mesh = start().await;
     let said = mesh.run(&["token", "create", "--service", "orders", "--ttl", "30m"]).await;
     said.assert_done();
     assert_eq!(said.stdout.lines().count(), 1, "{said:?}");
@@ -265,9 +224,9 @@ async fn a_token_is_printed_once_and_can_be_taken_back() {
     assert_eq!(said.code, Some(2), "{said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn status_and_check_say_how_it_is_and_what_to_do() {
-    let mut mesh = Mesh::start().await;
+    let mut mesh = start().await;
     let said = mesh.run(&["status"]).await;
     assert!(said.assert_done().stdout.starts_with("HEALTHY   rev 0"), "{said:?}");
     assert_eq!(mesh.run(&["status", "-o", "json"]).await.json()["verdict"], "HEALTHY");
@@ -281,12 +240,11 @@ async fn status_and_check_say_how_it_is_and_what_to_do() {
         assert!(said.stdout.contains(&format!("ok    {subject} ")), "{subject}: {said:?}");
     }
     let said = mesh.run(&["version"]).await;
-    let version = env!("CARGO_PKG_VERSION");
-    let both = format!("outrigger {version}\ncontrol plane {} {version}\n", mesh.address);
+    let (version, address) = (env!("CARGO_PKG_VERSION"), mesh.control.address("listen"));
+    let both = format!("outrigger {version}\ncontrol plane {address} {version}\n");
     assert_said(&said, 0, &both, "");
 
-    mesh.stop().await;
-    let address = mesh.address;
+    mesh.control.stop(SOON).await;
     for command in ["status", "version", "check"] {
         let said = mesh.run(&[command, "-o", "json"]).await;
         assert_eq!(said.code, Some(1), "{said:?}");
@@ -303,33 +261,16 @@ async fn status_and_check_say_how_it_is_and_what_to_do() {
     assert!(said.stdout.contains("try: outrigger control-plane starts one"), "{said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn another_mesh_s_credential_is_refused_and_explained() {
-    let (mesh, other) = (Mesh::start().await, Mesh::start().await);
-    let data = other.place.path("data");
-    let file = |name: &str| data.join(name).display().to_string();
-    let (root, certificate, key) = (
-        mesh.place.path("data/root.pem").display().to_string(),
-        file("admin.pem"),
-        file("admin-key.pem"),
-    );
-    let server = mesh.address.to_string();
-    for (name, root) in [("wrong-credential", root.as_str()), ("wrong-root", &file("root.pem"))] {
-        mesh.run(&[
-            "context",
-            "add",
-            name,
-            "--server",
-            &server,
-            "--cacert",
-            root,
-            "--cert",
-            &certificate,
-            "--key",
-            &key,
-        ])
-        .await
-        .assert_done();
+    let (mesh, other) = (start().await, Mesh::start().await);
+    let server = mesh.control.address("listen").to_string();
+    let own = mesh.place.path("state/outrigger/control-plane/root.pem").display().to_string();
+    let with_own_root = ["--server", &server, "--cacert", &own];
+    for (name, more) in
+        [("wrong-credential", &with_own_root[..]), ("wrong-root", &with_own_root[..2])]
+    {
+        add_context(&mesh, &other, name, more).await;
         let said = mesh.run(&["status", "--context", name]).await;
         assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""), "{said:?}");
         assert!(said.stderr.contains("\n  try: "), "{said:?}");
@@ -361,9 +302,9 @@ async fn without_a_context_every_command_says_how_to_get_one() {
     assert!(said.stdout.starts_with("fail  context  no context: "), "{said:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_watch_tells_every_change_and_ends_with_its_control_plane() {
-    let mut mesh = Mesh::start().await;
+    let mut mesh = start().await;
     let file = mesh.place.write("mesh.yaml", MESH);
     let file = file.to_str().unwrap();
     mesh.run(&["apply", "-f", file]).await.assert_done();
@@ -383,14 +324,14 @@ async fn a_watch_tells_every_change_and_ends_with_its_control_plane() {
     let expected =
         ["ADDED Service", "ADDED TrafficPolicy", "DELETED Service", "DELETED TrafficPolicy"];
     assert_eq!(told, expected);
-    mesh.stop().await;
+    mesh.control.stop(SOON).await;
     let ended = timeout(SOON, watch.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_a_command_quietly() {
-    let mesh = Mesh::start().await;
+    let mesh = start().await;
     let file = mesh.place.write("mesh.yaml", MESH);
     let file = file.to_str().unwrap();
     mesh.run(&["apply", "-f", file]).await.assert_done();

@@ -40,7 +40,7 @@ use crate::{
     snapshot::{self, Snapshot},
     spiffe::{self, SpiffeId, Svid},
     task::Tasks,
-    telemetry::{self, Telemetry, sample},
+    telemetry::{self, Recorder, Telemetry, sample},
     tls::{self, Identity},
     units::ServiceName,
 };
@@ -383,7 +383,7 @@ async fn the_first_calls_after_a_quiet_time_are_reported_at_once() {
     };
     assert_eq!(reported().await, 0);
     let made = Instant::now();
-    sidecar.telemetry.finish(&mut sample());
+    Recorder::new(&sidecar.telemetry).finish(&mut sample());
     assert_eq!(reported().await, 1);
     assert!(made.elapsed() < REPORT_EVERY * 3 / 4, "{:?}", made.elapsed());
     sidecar.stop().await;

@@ -10,7 +10,7 @@ use super::{
     bounded,
     client::{Client, call, channel, empty, full, whole},
     until,
-    world::{Sidecar, World, grpc, service},
+    world::{Sidecar, World, grpc, pair, service},
 };
 
 /// `web` calls `orders`, whose application sends back what it gets.
@@ -22,12 +22,7 @@ struct Pair {
 
 impl Pair {
     async fn new(app: App) -> Self {
-        let world = World::new();
-        let orders = world.server("orders", app.address).await;
-        let web = world.client("web").await;
-        let yaml = grpc("orders", &[orders.inbound()]);
-        orders.configure(&yaml).await;
-        web.configure(&yaml).await;
+        let (_, orders, web) = pair(app.address, "").await;
         Self { app, orders, web }
     }
 

@@ -14,7 +14,7 @@ use super::{
     app::{self, App, text},
     bounded,
     client::Client,
-    world::{Sidecar, World, grpc, loopback, service, settings},
+    world::{World, grpc, loopback, pair, service, settings},
 };
 use crate::{
     proxy::{Address, Upstream},
@@ -125,7 +125,7 @@ spec: {ports: [{name: http, port: 9090, appProtocol: http}]}
 #[tokio::test]
 async fn a_name_that_leads_back_to_the_proxy_is_a_loop() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     bounded(async {
         let mut stream = TcpStream::connect(web.outbound()).await.expect("connected");
         let port = web.outbound().port();
@@ -137,20 +137,10 @@ async fn a_name_that_leads_back_to_the_proxy_is_a_loop() {
     .await;
 }
 
-async fn pair(app: &App) -> (World, Sidecar, Sidecar) {
-    let world = World::new();
-    let orders = world.server("orders", app.address).await;
-    let web = world.client("web").await;
-    let yaml = grpc("orders", &[orders.inbound()]);
-    orders.configure(&yaml).await;
-    web.configure(&yaml).await;
-    (world, orders, web)
-}
-
 #[tokio::test]
 async fn grpc_travels_through_a_tunnel_to_a_mesh_name() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let (head, stream) = tunnel(web.outbound(), "orders:9090").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let mut client = Client::http2_on(stream).await;
@@ -164,7 +154,7 @@ async fn grpc_travels_through_a_tunnel_to_a_mesh_name() {
 #[tokio::test]
 async fn tls_inside_a_tunnel_to_a_mesh_name_is_refused() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let (_, mut stream) = tunnel(web.outbound(), "orders:9090").await;
     stream.write_all(&[0x16, 0x03, 0x01, 0x00, 0x05]).await.expect("open");
     let mut alert = Vec::new();
@@ -178,7 +168,7 @@ async fn tls_inside_a_tunnel_to_a_mesh_name_is_refused() {
 #[tokio::test]
 async fn a_tunnel_to_nowhere_is_refused_with_a_reason() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     for (to, status, reason) in [
         ("nobody.shop.mesh:80", "503", "unknown_service"),
         ("orders:1234", "404", "no_route"),
@@ -193,7 +183,7 @@ async fn a_tunnel_to_nowhere_is_refused_with_a_reason() {
 #[tokio::test]
 async fn names_outside_the_mesh_pass_opaquely_unless_egress_is_denied() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let (far, _serving) = bytes_back().await;
     let (head, mut stream) = tunnel(web.outbound(), &far.to_string()).await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -380,7 +370,7 @@ async fn an_address_that_leads_back_is_a_loop() {
 #[tokio::test]
 async fn heads_are_bounded() {
     let app = App::echo().await;
-    let (_world, _orders, web) = pair(&app).await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let long = "x".repeat(80 * 1024);
     let answer = Client::http1(web.outbound())
         .await

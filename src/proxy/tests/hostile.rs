@@ -19,20 +19,9 @@ use super::{
     bounded,
     client::{self, Client, call, channel, whole},
     until,
-    world::{HOUR, Sidecar, World, grpc, loopback, policy, settings},
+    world::{HOUR, World, grpc, loopback, pair, policy, settings},
 };
 use crate::{proxy::EndpointState, task::Tasks};
-
-/// `web`, which calls `orders` beside `app`.
-async fn pair(app: SocketAddr, policies: &str) -> (Sidecar, Sidecar) {
-    let world = World::new();
-    let orders = world.server("orders", app).await;
-    let web = world.client("web").await;
-    let yaml = grpc("orders", &[orders.inbound()]);
-    orders.configure(&yaml).await;
-    web.configure(&format!("{yaml}{policies}")).await;
-    (orders, web)
-}
 
 /// Sends bytes and reads until the other side ends.
 async fn exchange(to: SocketAddr, bytes: &[u8]) -> String {
@@ -60,7 +49,7 @@ async fn an_application_that_hangs_up_at_once_is_not_dialled_for_ever() {
             drop(stream);
         }
     });
-    let (_orders, web) = pair(address, "").await;
+    let (_world, _orders, web) = pair(address, "").await;
     let mut client = Client::http2(web.outbound()).await;
     let answer = client.unary("orders:9090", b"").await;
     assert_eq!(answer.grpc(), "14", "{answer:?}");
@@ -77,7 +66,7 @@ async fn a_caller_that_breaks_its_own_body_ejects_nobody() {
     })
     .await;
     let spec = "outlierDetection: {consecutiveFailures: 2, maxEjected: 100%}";
-    let (_orders, web) = pair(app.address, &policy("orders", spec)).await;
+    let (_world, _orders, web) = pair(app.address, &policy("orders", spec)).await;
     for _ in 0..5 {
         let broken = b"POST / HTTP/1.1\r\nHost: orders:9090\r\nTransfer-Encoding: chunked\r\n\r\n\
             5\r\nhello\r\nnot a length\r\n";
@@ -158,7 +147,7 @@ async fn while_too_much_waits_for_slow_readers_new_requests_are_refused() {
 #[tokio::test]
 async fn a_reader_that_never_reads_holds_nothing_past_its_deadline() {
     let app = App::http2(|_| async { endless() }).await;
-    let (_orders, web) = pair(app.address, "").await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let mut client = Client::http2(web.outbound()).await;
     let request = call("orders:9090").header("grpc-timeout", "300m");
     let request = request.body(client::empty()).expect("a request");
@@ -175,7 +164,7 @@ async fn a_reader_that_never_reads_holds_nothing_past_its_deadline() {
 async fn a_stream_that_ends_by_its_own_time_ejects_nobody() {
     let app = App::echo().await;
     let spec = "timeouts: {maxStream: 50ms}\noutlierDetection: {consecutiveFailures: 2}";
-    let (_orders, web) = pair(app.address, &policy("orders", spec)).await;
+    let (_world, _orders, web) = pair(app.address, &policy("orders", spec)).await;
     let mut client = Client::http2(web.outbound()).await;
     for _ in 0..3 {
         let (_sender, body) = channel();
@@ -201,7 +190,7 @@ async fn trailers_claim_no_identity_and_nothing_of_a_hop() {
         }
     })
     .await;
-    let (_orders, web) = pair(app.address, "").await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     let mut client = Client::http2(web.outbound()).await;
     let (mut body, request) = channel();
     let request = call("orders:9090").body(request).expect("a request");
@@ -227,7 +216,7 @@ async fn trailers_claim_no_identity_and_nothing_of_a_hop() {
 #[tokio::test]
 async fn cookies_are_one_field_where_http1_is_spoken() {
     let app = App::http1(|_| async { text(200, "ok") }).await;
-    let (orders, web) = pair(app.address, "").await;
+    let (_world, orders, web) = pair(app.address, "").await;
     let yaml = "---
 apiVersion: outrigger.dev/v1
 kind: Service
@@ -284,7 +273,7 @@ async fn one_length_reaches_the_application() {
         }
     })
     .await;
-    let (_orders, web) = pair(app.address, "").await;
+    let (_world, _orders, web) = pair(app.address, "").await;
     for refused in [
         &b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: orders:9090\r\n\r\n"[..],
         b"POST / HTTP/1.1\r\nHost: orders:9090\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",

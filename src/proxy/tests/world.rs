@@ -25,6 +25,17 @@ use crate::{
 
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
+/// `orders` beside `app`, and `web`, which calls it under these policies.
+pub(super) async fn pair(app: SocketAddr, policies: &str) -> (World, Sidecar, Sidecar) {
+    let world = World::new();
+    let orders = world.server("orders", app).await;
+    let web = world.client("web").await;
+    let yaml = grpc("orders", &[orders.inbound()]);
+    orders.configure(&yaml).await;
+    web.configure(&format!("{yaml}{policies}")).await;
+    (world, orders, web)
+}
+
 /// The mesh.
 pub(super) struct World {
     ca: Authority,

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Certificates, Island, Place, Program};
+use super::{Certificates, Island, Place, Program, Said};
 
 /// The flags that let the system choose every port of a sidecar.
 pub(crate) fn free_ports() -> Vec<String> {
@@ -140,6 +140,11 @@ impl Mesh {
     pub(crate) async fn restart_control(&mut self) {
         self.control.kill();
         self.control = Program::start(&self.place, "control-plane", &self.args).await;
+    }
+
+    /// The built program in the place of the mesh, run until it ends.
+    pub(crate) async fn run(&self, args: &[&str]) -> Said {
+        self.place.run(args).await
     }
 
     /// Applies YAML, and waits until every sidecar concerned runs it. As a person would, it tries
