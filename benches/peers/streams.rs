@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -28,6 +28,8 @@ const STREAMS: usize = 25;
 /// Clients of the even load, and how far its requests are apart.
 const CLIENTS: usize = 8;
 const DISTANCE: Duration = Duration::from_micros(250);
+/// How long after the end of the load answers are waited for.
+const LAST_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How many of them may be unanswered.
 const UNANSWERED_MAX: usize = 128;
 
@@ -68,17 +70,23 @@ pub(crate) async fn ping_pong(address: SocketAddr, time: Duration, length: u32) 
         }
     }
     let (mut all, mut left) = (Count::default(), CONNECTIONS * STREAMS);
-    while let Some(ended) = tasks.join_next().await {
-        let count = ended??;
-        all.done += count.done;
-        if count.done > 0 {
-            left -= 1;
+    let counting = async {
+        while left > 0
+            && let Some(ended) = tasks.join_next().await
+        {
+            let count = ended??;
+            all.done += count.done;
+            left -= usize::from(count.done > 0);
         }
-        if left == 0 {
-            break;
-        }
-    }
+        anyhow::Ok(())
+    };
+    // A proxy may forget a stream; the table is for what it does with the others.
+    let counted = timeout_at(until + LAST_ANSWER_MAX, counting).await;
     tasks.abort_all();
+    match counted {
+        Ok(counted) => counted?,
+        Err(_) => all.failed += u64::try_from(left)?,
+    }
     Ok(all)
 }
 

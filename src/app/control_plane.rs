@@ -119,6 +119,7 @@ pub async fn serve(
         let surface = Surface::Metrics(std::sync::Arc::new(View(control.clone())));
         let server = Server::start(Listener::bind(address).await?, surface)?;
         addresses.metrics = Some(server.address().to_string());
+        control.tell_metrics_address(&server.address().to_string());
         metrics = Some(server);
     }
     let server = reached(bound).to_string();

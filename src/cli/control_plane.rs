@@ -188,7 +188,7 @@ fn told(facts: &Facts) -> String {
 }
 
 /// As a shell reads it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
     if text.chars().all(plain) {
         text.to_owned()

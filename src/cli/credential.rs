@@ -155,7 +155,7 @@ struct Made {
 fn hand_over(args: &CreateArgs, server: &str, made: &Made) -> Result<ExitCode, Failure> {
     let Made { svid, roots, info } = made;
     let told = || {
-        output::note(&format!("credential {}: {}, {}\n", args.name, may(info), left(info)));
+        output::note(&format!("credential {}: {}, {} left\n", args.name, may(info), left(info)));
     };
     let Some(out) = &args.out else {
         told();
@@ -235,7 +235,7 @@ fn may(credential: &pb::Credential) -> String {
 fn left(credential: &pb::Credential) -> String {
     let end = words::time(credential.expires_at.as_ref());
     let left = end.and_then(|end| end.duration_since(clock::now()).ok());
-    left.map_or_else(|| "expired".to_owned(), |left| format!("{} left", words::left(left)))
+    left.map_or_else(|| "expired".to_owned(), words::left)
 }
 
 fn table(all: &[pb::Credential]) -> String {
@@ -290,9 +290,9 @@ mod tests {
             credential("ci", CredentialRole::Editor, &["billing", "shop"]),
         ];
         let expected = "\
-NAME  ROLE    NAMESPACES    LEFT      MADE BY
-ana   admin   -             90d left  admin
-ci    editor  billing,shop  90d left  admin
+NAME  ROLE    NAMESPACES    LEFT  MADE BY
+ana   admin   -             90d   admin
+ci    editor  billing,shop  90d   admin
 ";
         assert_eq!(table(&all), expected);
     }

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Code, Status, body::Body};
 
 use super::{
+    end::End,
     error,
     grants::{Grant, Role},
     layers::Around,
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     pub certificates: Option<Arc<[CertificateDer<'static>]>>,
     /// Whether they are still accepted.
     pub verdict: Arc<Verdict>,
+    /// How it ended.
+    pub end: Arc<End>,
 }
 
 /// Who makes a call, in the extensions of the request.

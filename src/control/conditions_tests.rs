@@ -105,7 +105,8 @@ fn programmed_follows_what_sidecars_say() {
     let workload = ResourceKey::new(Kind::Workload, "shop", "web-1");
     let web = ServiceName::new("web", "shop");
     let remote = ([127, 0, 0, 1], 1).into();
-    let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+    let connection =
+        Connection { remote, certificates: None, verdict: Arc::default(), end: Arc::default() };
     let seat = fleet.join(&workload, &web, "0.1.0", &connection, UNIX_EPOCH);
     let subject = || service("shop/subject", "");
     let verdict = |expected: &str| {

@@ -1,8 +1,9 @@
 //! `DiscoveryService.Subscribe`: one task for each sidecar, which tells it what concerns it and hears
 //! what it makes of that.
 //!
-//! The task owns the stream's place in the fleet and the registry; ending it, however that happens,
-//! withdraws the workload. It never queues: while a message waits for a slow sidecar nothing new is
+//! The task owns the stream's place in the fleet and the registry; ending it withdraws the workload,
+//! unless its connection just fell silent: then nobody knows whether the workload or the network went,
+//! and the registry keeps it for those who have no other. It never queues: while a message waits for a slow sidecar nothing new is
 //! computed, and then only what is true at that time.
 
 use std::{
@@ -103,6 +104,7 @@ impl DiscoveryService for Discovery {
         let _detached = task::spawn("subscribe", async move {
             let who = start.peer.id.clone();
             let Err(status) = start.run().await else { return };
+
             match status.code() {
                 // How the connection broke is of no interest: a sidecar ends so too.
                 Code::Unknown | Code::Cancelled => {
@@ -138,22 +140,30 @@ impl Start {
     async fn run(mut self) -> Result<(), Status> {
         let mut stream = self.begin().await?;
         let replaced = stream.seat.session().replaced.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = stream.run(&mut self.inbound, &self.sender) => ended,
-            () = self.ending.cancelled() => Err(error::later(
+            () = self.ending.cancelled() => return Err(error::later(
                 Code::Unavailable,
                 "ENDING",
                 "the control plane is ending",
                 Duration::from_millis(500),
             )),
-            () = replaced.cancelled() => Err(error::refused(
+            () = replaced.cancelled() => return Err(error::refused(
                 Code::Aborted,
                 "REPLACED",
                 "a newer stream of the same workload has taken over",
                 &[],
             )),
-            why = self.tenure.clone().over() => Err(why),
+            why = self.tenure.clone().over() => return Err(why),
+        };
+        if self.tenure.connection.end.was_silent().await {
+            tracing::warn!(
+                workload = %stream.seat.session().key,
+                "no sign of the sidecar any more; callers use its workload only where there is no other"
+            );
+            stream.registration.fall_silent();
         }
+        ended
     }
 
     /// Hears the hello and registers what it says.

@@ -445,7 +445,8 @@ mod tests {
         let key = ResourceKey::new(Kind::Workload, "shop", workload);
         let service = ServiceName::new("orders", "shop");
         let remote = ([127, 0, 0, 1], 1).into();
-        let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+        let connection =
+            Connection { remote, certificates: None, verdict: Arc::default(), end: Arc::default() };
         fleet.join(&key, &service, "0.1.0", &connection, UNIX_EPOCH)
     }
 

@@ -131,7 +131,8 @@ impl Scene {
         let of = ServiceName::new("web", "shop");
         let now = state.now();
         let remote = ([127, 0, 0, 1], 1).into();
-        let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+        let connection =
+            Connection { remote, certificates: None, verdict: Arc::default(), end: Arc::default() };
         let caller = fleet.join(&key, &of, "test", &connection, now);
         fleet.report(caller.session(), Instant::now(), &[]);
         Self {

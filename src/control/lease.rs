@@ -16,7 +16,7 @@ use std::{
 use prost::Message as _;
 use tokio::{
     task::spawn_blocking,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GRACE_MIN: Duration = Duration::from_secs(15);
 /// More for each of them, since a thousand sidecars do not come at once.
 const GRACE_EACH: Duration = Duration::from_millis(10);
+/// Between two looks at who has been silent for too long.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps the live workloads.
 #[derive(Debug)]
@@ -71,13 +73,21 @@ impl Leases {
         self.until
     }
 
-    /// Writes changes and ends the time of grace, until the future is dropped.
+    /// Writes changes and ends the time of grace and that of silence, until the future is dropped.
     pub(crate) async fn run(&self) -> Infallible {
         let mut worlds = self.state.subscribe();
         let mut written = Arc::clone(&self.state.world().live);
         let mut ended = false;
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = looks.tick() => {
+                    let lost = self.registry.end_silent(Instant::now());
+                    if lost > 0 {
+                        tracing::warn!(lost, "workloads whose sidecars were silent for long are withdrawn");
+                    }
+                }
                 () = sleep_until(self.until), if !ended => {
                     ended = true;
                     let lost = self.registry.end_leases();

@@ -180,7 +180,8 @@ impl TlsConnection {
                 (Some(Box::pin(sleep(STRANGER_MAX))), Some(stranger), None)
             }
         };
-        let info = Connection { remote, certificates, verdict: Arc::default() };
+        let (verdict, end) = (Arc::default(), Arc::default());
+        let info = Connection { remote, certificates, verdict, end };
         Ok(Self { stream, info, ends, _places: [Some(all), stranger], _place_of_identity: own })
     }
 }
@@ -284,6 +285,12 @@ impl Connected for TlsConnection {
     }
 }
 
+impl Drop for TlsConnection {
+    fn drop(&mut self) {
+        self.info.end.ended();
+    }
+}
+
 impl AsyncRead for TlsConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -295,7 +302,12 @@ impl AsyncRead for TlsConnection {
         {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.remaining();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(read) = &read {
+            self.info.end.note(read.as_ref().map(|()| before - buffer.remaining()), before);
+        }
+        read
     }
 }
 

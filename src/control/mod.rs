@@ -18,6 +18,7 @@ mod credentials;
 mod delta;
 mod difference;
 mod discovery;
+mod end;
 mod error;
 mod filter;
 mod fleet;

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -174,6 +174,8 @@ struct Inner {
     audit: Arc<Audit>,
     credential: CredentialFiles,
     started_at: SystemTime,
+    /// Where Prometheus reads.
+    metrics_address: OnceLock<String>,
     // Last, so that nobody else opens the directory while anything above is still open.
     _directory: DataDirectory,
 }
@@ -217,6 +219,7 @@ impl ControlPlane {
                 audit: Arc::new(audit),
                 credential,
                 started_at: now,
+                metrics_address: OnceLock::new(),
                 options,
                 _directory: directory,
             }),
@@ -246,6 +249,11 @@ impl ControlPlane {
     /// Its metrics as Prometheus text.
     pub fn metrics(&self) -> String {
         self.inner.metrics.encode()
+    }
+
+    /// Where its metrics are served, for those who ask how it is; the first time counts.
+    pub fn tell_metrics_address(&self, address: &str) {
+        self.inner.metrics_address.get_or_init(|| address.to_owned());
     }
 
     /// Whether its store takes writes, as far as the last one said.
@@ -310,7 +318,8 @@ impl ControlPlane {
         let leases = Leases::open(&inner.options.data, &inner.state, &inner.registry);
         let (data, until) = (&inner.options.data, leases.until());
         let observer = Observer::open(data, &inner.state, &inner.fleet, until);
-        let services = self.services(&ending, until);
+        let bound = listener.local_addr().map_or_else(|_| String::new(), |it| it.to_string());
+        let services = self.services(bound, &ending, until);
         let shutdown = async {
             shutdown.await;
             inner.registry.freeze();
@@ -332,14 +341,25 @@ impl ControlPlane {
         ended
     }
 
-    fn services(&self, ending: &CancellationToken, grace_until: Instant) -> Services {
+    fn services(
+        &self,
+        listen: String,
+        ending: &CancellationToken,
+        grace_until: Instant,
+    ) -> Services {
         let inner = &*self.inner;
+        let facts = Facts {
+            started_at: inner.started_at,
+            ca: Arc::clone(&inner.ca),
+            listen,
+            metrics: inner.metrics_address.get().cloned().unwrap_or_default(),
+        };
         let (state, fleet, metrics) = (&inner.state, &inner.fleet, &inner.metrics);
         Services {
             config: Config {
                 state: Arc::clone(state),
                 fleet: Arc::clone(fleet),
-                facts: Facts { started_at: inner.started_at, ca: Arc::clone(&inner.ca) },
+                facts,
                 watches: Arc::new(Semaphore::new(config::WATCHES_MAX)),
                 ending: ending.clone(),
             },

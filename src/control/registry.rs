@@ -7,6 +7,12 @@
 //! The end of the control plane is no end of a workload: what is alive then is found again by the
 //! next start and stays for a time of grace, in which its sidecar connects again and takes it over.
 //! Only what has not come back by then is withdrawn.
+//!
+//! Nor is silence: a machine without power looks like a network that was cut, behind which calls go on.
+//! A workload whose connection fell silent stays as one that fails its checks, which callers use where
+//! they have no other, and is withdrawn only after a while; and nobody is while most are silent, since
+//! then it is the network. Else the first sidecar that is reached again would learn that all others
+//! are gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +20,18 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::{error, key, refs, state::State, world::Resources};
+use super::{
+    error, key, refs,
+    state::{State, pb_time},
+    world::Resources,
+};
 use crate::{
     resource::{Kind, ResourceKey, pb, workload::WEIGHT_MAX},
     spiffe::SpiffeId,
@@ -32,6 +44,9 @@ const PORTS_MAX: usize = 64;
 const LABELS_MAX: usize = 64;
 /// Bytes of an address, label or zone.
 const TEXT_BYTES_MAX: usize = 253;
+
+/// How long a workload stays whose sidecar fell silent.
+const SILENT_MAX: Duration = Duration::from_mins(10);
 
 /// The live workloads and whose they are.
 #[derive(Debug)]
@@ -49,6 +64,8 @@ struct Owners {
     streams: BTreeMap<ResourceKey, Owner>,
     /// Workloads of the time before this start whose sidecars have not said anything yet.
     leased: BTreeSet<ResourceKey>,
+    /// Workloads whose sidecars fell silent, and since when.
+    silent: BTreeMap<ResourceKey, Instant>,
 }
 
 #[derive(Debug)]
@@ -66,6 +83,8 @@ pub(crate) struct Registration {
     key: ResourceKey,
     /// As it is published, but for readiness; `None` when it serves nothing.
     workload: Option<pb::Resource>,
+    /// Its sidecar fell silent.
+    silent: bool,
 }
 
 impl Registry {
@@ -89,6 +108,25 @@ impl Registry {
     pub(crate) fn end_leases(&self) -> usize {
         let mut owners = self.owners();
         let lost = std::mem::take(&mut owners.leased);
+        if !lost.is_empty() {
+            self.state.update_live(|live| live.retain(|key, _| !lost.contains(key)));
+        }
+        lost.len()
+    }
+
+    /// Withdraws those whose sidecars have been silent for too long. While more are silent than speak,
+    /// nobody's time runs. Returns how many were withdrawn.
+    pub(crate) fn end_silent(&self, now: Instant) -> usize {
+        let mut owners = self.owners();
+        let Owners { streams, silent, .. } = &mut *owners;
+        if silent.len() > streams.len() {
+            silent.values_mut().for_each(|since| *since = now);
+            return 0;
+        }
+        let over = |_: &ResourceKey, since: &mut Instant| {
+            now.saturating_duration_since(*since) >= SILENT_MAX
+        };
+        let lost: BTreeSet<_> = silent.extract_if(.., over).map(|(key, _)| key).collect();
         if !lost.is_empty() {
             self.state.update_live(|live| live.retain(|key, _| !lost.contains(key)));
         }
@@ -138,7 +176,7 @@ impl Registry {
         // Last, because it takes the workload over from an older stream. From here on the guard
         // undoes what was done.
         let id = self.own(&key, &service)?;
-        Ok(Registration { registry: Arc::clone(self), id, key, workload })
+        Ok(Registration { registry: Arc::clone(self), id, key, workload, silent: false })
     }
 
     /// Whether the name may be that of a workload of the service. One that somebody wrote for
@@ -183,17 +221,46 @@ impl Registration {
     /// Publishes whether the workload takes requests. Does nothing for a workload that serves nothing
     /// or that a newer stream has taken over.
     pub(crate) fn report(&self, phase: pb::WorkloadPhase) {
-        let Some(workload) = &self.workload else { return };
+        if self.workload.is_none() {
+            return;
+        }
         // Held until the change is published, so that two streams of one workload can not cross.
         let mut owners = self.registry.owners();
         if owners.streams.get(&self.key).is_none_or(|owner| owner.id != self.id) {
             return;
         }
         owners.leased.remove(&self.key);
+        owners.silent.remove(&self.key);
+        self.publish(phase);
+    }
+
+    /// Its connection has ended, and nobody said why: dropping it then only stops callers from using
+    /// the workload while there is another.
+    pub(crate) fn fall_silent(&mut self) {
+        self.silent = true;
+    }
+
+    /// Whether callers may be using the workload: what drains or has not begun is not missed.
+    fn is_used(&self) -> bool {
+        let world = self.registry.state.world();
+        let live = world.live.resources.get(&self.key);
+        let spec = live.and_then(|it| it.spec.as_ref());
+        let Some(pb::resource::Spec::Workload(it)) = spec else { return false };
+        it.ready == Some(true) || it.failing
+    }
+
+    fn publish(&self, phase: pb::WorkloadPhase) {
+        let Some(workload) = &self.workload else { return };
         let state = &self.registry.state;
-        let published = in_phase(workload.clone(), phase);
-        if state.world().live.resources.get(&self.key).is_some_and(|it| **it == published) {
+        let mut published = in_phase(workload.clone(), phase);
+        let before = state.world().live.resources.get(&self.key).cloned();
+        if before.as_ref().is_some_and(|it| key::version(it) == key::version(&published)) {
             return;
+        }
+        // It is as old as the first that is known of it, over changes and restarts.
+        let created = before.and_then(|it| it.metadata.as_ref()?.creation_timestamp);
+        if let Some(metadata) = &mut published.metadata {
+            metadata.creation_timestamp = Some(created.unwrap_or_else(|| pb_time(state.now())));
         }
         state.update_live(|live| {
             live.insert(self.key.clone(), Arc::new(published));
@@ -212,6 +279,11 @@ impl Drop for Registration {
             return;
         }
         owners.leased.remove(&self.key);
+        owners.silent.remove(&self.key);
+        if self.silent && self.is_used() {
+            owners.silent.insert(self.key.clone(), Instant::now());
+            return self.publish(pb::WorkloadPhase::NotReady);
+        }
         if self.registry.state.world().live.resources.contains_key(&self.key) {
             self.registry.state.update_live(|live| {
                 live.remove(&self.key);

@@ -1,12 +1,13 @@
 //! Registrations by example.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tempfile::TempDir;
+use tokio::time::Instant;
 use tonic::Code;
 
-use super::Registry;
+use super::{Registration, Registry, SILENT_MAX};
 use crate::{
     clock,
     control::{
@@ -117,6 +118,60 @@ async fn connecting_again_unchanged_gives_the_same_version() {
         versions.push(key::version(workload.get(registration.key()).expect("live")).to_owned());
     }
     assert_eq!(versions[0], versions[1]);
+}
+
+#[tokio::test]
+async fn a_workload_is_as_old_as_the_first_that_is_known_of_it() {
+    let (_directory, state, registry) = registry();
+    let born = |registration: &Registration| {
+        let world = state.world();
+        let metadata = world.get(registration.key()).expect("live").metadata.clone();
+        metadata.expect("set").creation_timestamp.expect("has one")
+    };
+    let old = registry.register(&orders(), &own()).await.expect("registers");
+    old.report(Phase::Starting);
+    let first = born(&old);
+    old.report(Phase::Ready);
+    assert_eq!(born(&old), first);
+    let new = registry.register(&orders(), &own()).await.expect("registers");
+    new.report(Phase::NotReady);
+    assert_eq!(born(&new), first, "taken over");
+}
+
+async fn silent(registry: &Arc<Registry>, phase: Phase) {
+    let mut registration = registry.register(&orders(), &own()).await.expect("registers");
+    registration.report(phase);
+    registration.fall_silent();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_falls_silent_stays_for_those_who_have_no_other() {
+    let (_directory, state, registry) = registry();
+    let over = SILENT_MAX + Duration::from_secs(1);
+    silent(&registry, Phase::Ready).await;
+    assert_eq!(seen(&state), "failing");
+    // All are silent: it is the network, however long.
+    assert_eq!(registry.end_silent(Instant::now() + over), 0);
+
+    let other = pb::Node { workload: "orders-0".to_owned(), ..orders() };
+    let _speaks = registry.register(&other, &own()).await.expect("registers");
+    assert_eq!(registry.end_silent(Instant::now() + over), 0, "its time runs from then on");
+    assert_eq!(registry.end_silent(Instant::now() + over * 2), 1);
+    assert_eq!(seen(&state), "absent");
+
+    // One who comes again is as new, and one who says that he goes, goes.
+    silent(&registry, Phase::NotReady).await;
+    assert_eq!(seen(&state), "failing");
+    let again = registry.register(&orders(), &own()).await.expect("registers");
+    again.report(Phase::Ready);
+    assert_eq!(registry.end_silent(Instant::now() + over * 4), 0);
+    assert_eq!(seen(&state), "ready");
+    drop(again);
+    assert_eq!(seen(&state), "absent");
+    for phase in [Phase::Starting, Phase::Draining] {
+        silent(&registry, phase).await;
+        assert_eq!(seen(&state), "absent", "{phase:?}");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ pub(crate) struct Facts {
     pub started_at: SystemTime,
     /// Which knows when the root, or a CA certificate below it, ends.
     pub ca: Arc<Ca>,
+    /// Where the API listens.
+    pub listen: String,
+    /// Where Prometheus reads; empty: nowhere.
+    pub metrics: String,
 }
 
 /// Reads the service that is asked for; `None` for all.
@@ -87,6 +91,8 @@ pub(crate) fn of(
         store_failing: !state.is_healthy(),
         trace: fleet.trace().unwrap_or_default(),
         caller: None,
+        listen: facts.listen.clone(),
+        metrics: facts.metrics.clone(),
         now: Some(pb_time(clock)),
         recent: fleet
             .writes()

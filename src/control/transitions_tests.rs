@@ -54,7 +54,8 @@ fn join(fleet: &Arc<Fleet>) -> Seat {
     let workload = ResourceKey::new(Kind::Workload, "shop", "web-1");
     let web = ServiceName::new("web", "shop");
     let remote = ([127, 0, 0, 1], 1).into();
-    let connection = Connection { remote, certificates: None, verdict: Arc::default() };
+    let connection =
+        Connection { remote, certificates: None, verdict: Arc::default(), end: Arc::default() };
     fleet.join(&workload, &web, "0.1.0", &connection, UNIX_EPOCH)
 }
 

@@ -164,16 +164,8 @@ pub(super) fn is_visible(value: &[u8]) -> bool {
 }
 
 /// Appends a number.
-pub(super) fn decimal(out: &mut Vec<u8>, mut number: u64) {
-    let (mut text, mut at) = ([0_u8; 20], 20);
-    loop {
-        at -= 1;
-        text[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&text[at..]);
-        }
-    }
+pub(super) fn decimal(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Appends one chunk; `data` is not empty.

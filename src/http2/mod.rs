@@ -205,6 +205,11 @@ impl Connection {
         self.peer.known
     }
 
+    /// Whether the peer takes no streams at all for now (RFC 9113 section 6.5.2).
+    pub fn is_shut(&self) -> bool {
+        self.peer.streams_max == 0
+    }
+
     /// Whether the peer takes extended CONNECT (RFC 8441); known once its SETTINGS came.
     pub fn takes_extended_connect(&self) -> bool {
         self.peer.extended_connect

@@ -111,13 +111,18 @@ impl DataDirectory {
         &self.path
     }
 
+    /// The file that holds the SVID and its key.
+    pub fn svid_file(&self) -> PathBuf {
+        self.path.join(SVID_FILE)
+    }
+
     /// Stores an SVID with its key.
     ///
     /// # Errors
     /// When it can not be written.
     pub fn save_svid(&self, svid: &Svid) -> Result<(), DiskError> {
         let text = format!("{}{}", svid.key_pem(), svid.chain_pem());
-        write_private(&self.path.join(SVID_FILE), text.as_bytes())
+        write_private(&self.svid_file(), text.as_bytes())
     }
 
     /// The stored SVID, if there is one; it may have expired.
@@ -125,7 +130,7 @@ impl DataDirectory {
     /// # Errors
     /// When others can read it, or it is broken.
     pub fn load_svid(&self) -> Result<Option<Svid>, DiskError> {
-        let path = self.path.join(SVID_FILE);
+        let path = self.svid_file();
         let Some(text) = read_private(&path, PEM_BYTES_MAX)? else { return Ok(None) };
         let svid = Svid::from_pem(&text, &text, tls::provider());
         svid.map(Some).map_err(|why| DiskError::Svid { path, why })

@@ -148,7 +148,7 @@ impl<'a> Task<'a, '_> {
         exchange: &mut Exchange,
         backoff: Duration,
     ) -> Result<Arrived<'a>, Rejection> {
-        let started = Instant::now();
+        let started = exchange.origin.worker.hub.moment();
         let member = pick(self.route, exchange, started)?;
         let mut made = None;
         let none = || Rejection::unseen(Reason::Internal, "an endpoint without a way to it");

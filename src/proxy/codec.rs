@@ -98,6 +98,14 @@ impl Codec {
         }
     }
 
+    /// Whether the peer takes no requests at all for now, on whatever connection.
+    pub(super) fn is_shut(&self) -> bool {
+        match self {
+            Self::Http1(_) => false,
+            Self::Http2(codec) => codec.is_shut(),
+        }
+    }
+
     /// Whether bodies wait for a window that all streams share.
     pub(super) fn is_held_up(&self) -> bool {
         match self {

@@ -356,7 +356,7 @@ pub(super) fn http(
     let metrics = origin.worker.core.telemetry.metrics();
     let open = metrics.connection(origin.side.direction(), origin.protocol(), proof.is_some());
     let hub = Rc::clone(&origin.worker.hub);
-    let now = hub.now();
+    let now = hub.now().into_std();
     let codec = if spoken == Spoken::Http2 {
         Codec::Http2(Box::new(http2::Connection::server(&http2_server(proof.is_some()), now)))
     } else {

@@ -121,7 +121,7 @@ fn finish(
     mut trailers: Option<HeaderBlock>,
     from_sidecar: bool,
 ) {
-    let now = Instant::now();
+    let now = telling.exchange.origin.worker.hub.moment();
     let far = trailers.as_mut().and_then(|trailers| receive_trailers(trailers, from_sidecar));
     telling.count_bodies();
     let Telling { exchange, .. } = telling;

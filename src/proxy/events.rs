@@ -15,7 +15,7 @@ use crate::http::{ConnectionError, Event, HeaderBlock, StreamError};
 impl Link {
     /// Handles everything that `input`, from which it takes, and the time before it gave.
     pub(super) fn drive(self: &Rc<Self>, input: &mut &[u8]) {
-        let now = self.hub.now();
+        let now = self.hub.moment().into_std();
         loop {
             let event = self.codec.borrow_mut().receive(input, now);
             let Some(event) = event else { break };
@@ -140,6 +140,7 @@ impl Drop for Ending {
             stream.ended(StreamError::Connection(why));
         }
         link.changed();
+        link.hub.now();
         link.hub.tasks.run();
     }
 }

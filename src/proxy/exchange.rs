@@ -200,7 +200,10 @@ impl Exchange {
         {
             attempt.duration = record.duration.saturating_sub(attempt.started);
         }
-        self.origin.worker.core.telemetry.finish(record);
+        let worker = &self.origin.worker;
+        if worker.recorder.finish(record) {
+            worker.hub.end_turn();
+        }
     }
 
     /// Ends one that nobody has ended: whoever asked is gone, or its story panicked.

@@ -41,6 +41,7 @@ pub(super) struct Hub {
     scraps: RefCell<Vec<Vec<u8>>>,
     links: RefCell<Vec<Weak<Link>>>,
     handshakes: Cell<u32>,
+    moment: Cell<Instant>,
     held_up: RefCell<Vec<Waker>>,
     /// Bytes of bodies that wait in this worker.
     pub(super) waiting: Share,
@@ -61,6 +62,7 @@ impl Hub {
             scraps: RefCell::default(),
             links: RefCell::default(),
             handshakes: Cell::new(0),
+            moment: Cell::new(Instant::now()),
             held_up: RefCell::default(),
             waiting: Share::new(pressure),
             turned: Notify::new(),
@@ -68,13 +70,15 @@ impl Hub {
         (Rc::new(hub), woken)
     }
 
-    /// Writes what is to be written, turn by turn, as long as the worker lives.
-    pub(super) async fn flush(&self) {
+    /// Writes what is to be written, turn by turn, as long as the worker lives; `first` is done before.
+    pub(super) async fn flush(&self, first: impl Fn()) {
         let mut turn = Vec::new();
         poll_fn(|cx| {
             self.remember(cx);
+            self.now();
             self.handshakes.set(0);
             self.held_up.borrow_mut().drain(..).for_each(Waker::wake);
+            first();
             std::mem::swap(&mut turn, &mut *self.dirty.borrow_mut());
             for link in turn.drain(..) {
                 link.guarded(Link::flush);
@@ -82,6 +86,14 @@ impl Hub {
             Poll::<()>::Pending
         })
         .await;
+    }
+
+    /// Polls what is woken from elsewhere, as long as the worker lives.
+    pub(super) async fn listen(&self, mut woken: Woken) {
+        while let Some(index) = woken.recv().await {
+            self.now();
+            self.tasks.woken(index);
+        }
     }
 
     fn remember(&self, cx: &Context<'_>) {
@@ -96,8 +108,13 @@ impl Hub {
         let mut dirty = self.dirty.borrow_mut();
         dirty.push(link);
         if dirty.len() == 1 {
-            self.flusher.borrow().wake_by_ref();
+            self.end_turn();
         }
+    }
+
+    /// Asks for what is done when everything else that is ready was done.
+    pub(super) fn end_turn(&self) {
+        self.flusher.borrow().wake_by_ref();
     }
 
     /// The read buffers; they are to be given back.
@@ -168,9 +185,17 @@ impl Hub {
         links.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// The time, as everything that an event does sees it.
-    pub(super) fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
+    /// Looks at the clock: what is read now happened now, and so does everything that comes of it.
+    pub(super) fn now(&self) -> Instant {
+        let now = Instant::now();
+        self.moment.set(now);
+        now
+    }
+
+    /// The time, as everything that one event does sees it. The clock is not looked at: doing so for
+    /// each of the times that a request is asked for costs more than any one of its decisions.
+    pub(super) fn moment(&self) -> Instant {
+        self.moment.get()
     }
 
     /// Goes on with a handshake, but with few of them in one turn.
@@ -179,7 +204,7 @@ impl Hub {
         poll_fn(|cx| {
             let before = self.handshakes.get();
             if before == 0 {
-                self.flusher.borrow().wake_by_ref();
+                self.end_turn();
             }
             if before >= HANDSHAKES_PER_TURN {
                 self.held_up.borrow_mut().push(cx.waker().clone());

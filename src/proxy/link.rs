@@ -146,6 +146,7 @@ impl Link {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(length)) if length > 0 => {
+                self.hub.now();
                 let plain = &mut buffers.plain[..from + length];
                 plain[..from].copy_from_slice(&self.left.borrow());
                 self.left.borrow_mut().clear();
@@ -192,7 +193,7 @@ impl Link {
         head: &HeaderBlock,
         end: bool,
     ) -> Result<Rc<Stream>, OpenError> {
-        let now = self.hub.now();
+        let now = self.hub.moment().into_std();
         let number = self.with(|codec| codec.open(head, end, now))?;
         let stream = Stream::new(self, number, false, now);
         stream.sent.set(if end { Sent::Ended } else { Sent::Open });
@@ -316,7 +317,7 @@ impl Link {
     /// Asks it to end in order.
     pub(super) fn drain(self: &Rc<Self>) {
         if !self.draining.replace(true) {
-            let now = self.hub.now();
+            let now = self.hub.now().into_std();
             self.with(|codec| codec.drain(now));
             self.set_dirty();
         }
@@ -331,7 +332,7 @@ impl Link {
 
     /// What is done about once a second.
     pub(super) fn look_after(self: &Rc<Self>) {
-        let now = self.hub.now();
+        let now = self.hub.now().into_std();
         let outlook = match &self.end {
             End::Near(host) => host.outlook(),
             End::Far(far) => far.outlook(self),
@@ -347,7 +348,7 @@ impl Link {
 
     /// Changes what its peer may have under way on each stream.
     pub(super) fn set_window(self: &Rc<Self>, window: u32) {
-        let now = self.hub.now();
+        let now = self.hub.now().into_std();
         self.with(|codec| codec.set_stream_window(window, now));
     }
 
@@ -356,6 +357,7 @@ impl Link {
         if self.lost.replace(true) {
             return;
         }
+        self.hub.now();
         if let Some(error) = &error {
             match &self.end {
                 End::Near(host) => {
@@ -547,7 +549,7 @@ mod tests {
     async fn a_connection_that_has_ended_asks_for_nothing_more() {
         let (hub, _woken) = Hub::new(&Pressure::new(usize::MAX));
         let (near, far) = duplex(64);
-        let codec = http2::Connection::server(&http2_server(false), hub.now());
+        let codec = http2::Connection::server(&http2_server(false), hub.now().into_std());
         let wire = Wire::plain(Socket::Other(Box::new(near)), Vec::new());
         let end = End::Near(Box::new(Nobody));
         let link = Link::new(&hub, end, Codec::Http2(Box::new(codec)), wire);

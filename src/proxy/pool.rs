@@ -279,12 +279,14 @@ impl Place {
         std::iter::from_fn(|| links.pop()).find(|link| !is_over(link, now) && link.room() > 0)
     }
 
-    /// Whether no more connections may be opened.
+    /// Whether no more connections may be opened, or would be of no use.
     fn is_full(&self) -> bool {
         let now = Instant::now();
         let links = self.links.borrow();
         let counts = |link: &&Rc<Link>| !is_over(link, now) && !link.codec.borrow().is_spent();
-        links.iter().filter(counts).count() >= HTTP2_CONNECTIONS_MAX
+        let mut counted = links.iter().filter(counts);
+        counted.clone().any(|link| link.codec.borrow().is_shut())
+            || counted.nth(HTTP2_CONNECTIONS_MAX - 1).is_some()
     }
 
     /// Waits until there may be room.
@@ -367,7 +369,7 @@ impl Far {
         if link.is_over() {
             place.forget(link);
         } else if self.leased.get() == 0 && link.is_idle() {
-            self.idle_since.set(Instant::now());
+            self.idle_since.set(link.hub.moment());
             if !link.is_http2 {
                 self.rest(&place, link);
             }
@@ -384,7 +386,7 @@ impl Far {
             return;
         }
         let full = links.len() >= HTTP1_IDLE_CONNECTIONS_MAX;
-        if full || link.room() == 0 || is_over(link, Instant::now()) {
+        if full || link.room() == 0 || is_over(link, link.hub.moment()) {
             drop(links);
             link.drain();
         } else {
@@ -458,7 +460,7 @@ async fn open(
         Some(tls) => Wire::sealed(socket, tls.into(), Vec::new()),
         None => Wire::plain(socket, Vec::new()),
     };
-    let now = hub.now();
+    let now = hub.now().into_std();
     let codec = if place.key.how.is_http2() {
         Codec::Http2(Box::new(http2::Connection::client(&http2_client(sidecar), now)))
     } else {

@@ -275,18 +275,16 @@ impl Tasks {
         places.shrink_to(left * 2);
     }
 
-    /// Polls what is woken from elsewhere, as long as the worker lives.
-    pub(super) async fn listen(&self, mut woken: Woken) {
-        while let Some(index) = woken.recv().await {
-            let key = {
-                let slots = self.slots.borrow();
-                let Some(slot) = slots.get(index) else { continue };
-                slot.bell.rung.store(false, Ordering::Release);
-                Key { index, generation: slot.generation }
-            };
-            self.notify(key);
-            self.run();
-        }
+    /// Polls one that is woken from elsewhere, by its number.
+    pub(super) fn woken(&self, index: usize) {
+        let key = {
+            let slots = self.slots.borrow();
+            let Some(slot) = slots.get(index) else { return };
+            slot.bell.rung.store(false, Ordering::Release);
+            Key { index, generation: slot.generation }
+        };
+        self.notify(key);
+        self.run();
     }
 }
 
@@ -400,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_woken_elsewhere_is_polled() {
-        let (tasks, woken) = Tasks::new();
+        let (tasks, mut woken) = Tasks::new();
         let tasks = Rc::new(tasks);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let done = Rc::new(RefCell::new(None));
@@ -409,7 +407,11 @@ mod tests {
             *told.borrow_mut() = receiver.await.ok();
         });
         std::thread::spawn(move || sender.send(7)).join().expect("joined").expect("heard");
-        let listening = tasks.listen(woken);
+        let listening = async {
+            while let Some(index) = woken.recv().await {
+                tasks.woken(index);
+            }
+        };
         let heard = poll_fn(|cx| {
             cx.waker().wake_by_ref();
             (*done.borrow()).map_or(Poll::Pending, Poll::Ready)

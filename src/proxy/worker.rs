@@ -31,7 +31,10 @@ use super::{
     settings::{HANDED_MAX, SWEEP_EVERY},
     start::StartError,
 };
-use crate::task::{self, DrainGuard};
+use crate::{
+    task::{self, DrainGuard},
+    telemetry::Recorder,
+};
 
 /// How many tasks run before the system is asked again what is ready: all that are.
 const EVENT_INTERVAL: u32 = 1024;
@@ -42,6 +45,7 @@ pub(super) struct Worker {
     pub(super) hub: Rc<Hub>,
     pub(super) pool: Pool,
     pub(super) memory: Memory,
+    pub(super) recorder: Recorder,
 }
 
 /// All workers of a proxy.
@@ -129,13 +133,17 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
     let (hub, woken) = Hub::new(&core.pressure);
     let pool =
         Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
-    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory: Memory::default() });
-    let stories = Rc::clone(&hub);
+    let recorder = Recorder::new(&core.telemetry);
+    let memory = Memory::default();
+    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory, recorder });
+    let (stories, flushed) = (Rc::clone(&hub), Rc::clone(&worker));
     let _ends_with_the_thread = [
         task::spawn_local("upkeep", upkeep(Rc::clone(&worker))),
         task::spawn_local("draining", draining(Rc::clone(&worker))),
-        task::spawn_local("flush", async move { hub.flush().await }),
-        task::spawn_local("stories", async move { stories.tasks.listen(woken).await }),
+        task::spawn_local("flush", async move {
+            hub.flush(|| flushed.recorder.hand_over()).await;
+        }),
+        task::spawn_local("stories", async move { stories.listen(woken).await }),
     ];
     while let Some((handed, busy)) = handed.recv().await {
         let Handed { socket, side, address, ends, guard, counted } = handed;
@@ -168,14 +176,18 @@ async fn upkeep(worker: Rc<Worker>) {
         };
         tokio::select! {
             _ = sweep.tick() => {
+                worker.hub.now();
                 resize_windows(&worker);
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::look_after));
                 worker.pool.sweep();
                 worker.hub.shrink();
+                // What nobody could take when its turn ended.
+                worker.recorder.hand_over();
                 worker.hub.tasks.run();
             }
             () = worker.hub.turned.notified() => resize_windows(&worker),
             open = changed => {
+                worker.hub.now();
                 worker.hub.links().iter().for_each(|link| link.guarded(Link::recheck));
                 worker.hub.tasks.run();
                 if !open {

@@ -1,14 +1,14 @@
 //! The access log: one JSON object a line for each request that is to be logged.
 //!
-//! Lines are made and written by a thread of their own behind a bounded queue: a pipe that nobody
-//! reads, or a slow disk, costs log lines, which are counted, and never a request.
+//! They are written by a thread of its own behind a bounded queue: a pipe that nobody reads, or a slow
+//! disk, costs log lines, which are counted, and never a request.
 
 use std::{
     io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, SyncSender, TryRecvError},
+        mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError},
     },
     thread,
     time::Duration,
@@ -16,18 +16,18 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{line, record::Record};
+use super::{record::Record, recorder::Chunk};
 use crate::{snapshot::AccessLogMode, task};
 
-/// Lines that may wait. A record is a few hundred bytes; its texts are cut before they come here.
-const QUEUE_LINES_MAX: usize = 4096;
+/// Chunks of lines that may wait, each of about 16 KiB at most.
+const QUEUE_CHUNKS_MAX: usize = 256;
 
 /// Lines are written together up to so many bytes.
 const BATCH_BYTES: usize = 64 * 1024;
 /// How long the first of them waits for others.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// Hands records to the writing thread.
+/// Hands lines to the writing thread.
 #[derive(Debug)]
 pub(super) struct AccessLog {
     queue: SyncSender<Message>,
@@ -35,7 +35,7 @@ pub(super) struct AccessLog {
 }
 
 enum Message {
-    Line(Arc<Record>),
+    Lines(Chunk),
     /// Write everything out, then say so.
     Flush(oneshot::Sender<()>),
 }
@@ -46,17 +46,24 @@ impl AccessLog {
     /// # Errors
     /// When the system gives no thread.
     pub(super) fn start(out: Box<dyn Write + Send>, dropped: Arc<AtomicU64>) -> io::Result<Self> {
-        let (queue, lines) = mpsc::sync_channel(QUEUE_LINES_MAX);
+        let (queue, lines) = mpsc::sync_channel(QUEUE_CHUNKS_MAX);
         let lost = Arc::clone(&dropped);
         let _detached = task::thread("access-log", move || write_all(&lines, out, &lost))?;
         Ok(Self { queue, dropped })
     }
 
-    /// Queues a line; never waits.
-    pub(super) fn log(&self, record: &Arc<Record>) {
-        if self.queue.try_send(Message::Line(Arc::clone(record))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Queues what is in `lines`, or leaves it there; never waits.
+    pub(super) fn take(&self, lines: &mut Chunk) {
+        let lost = lines.hand_over(|lines| match self.queue.try_send(Message::Lines(lines)) {
+            Err(TrySendError::Full(Message::Lines(lines))) => Err(lines),
+            Ok(()) | Err(_) => Ok(()),
+        });
+        self.lose(lost);
+    }
+
+    /// Counts lines that nobody will write.
+    pub(super) fn lose(&self, lines: usize) {
+        self.dropped.fetch_add(u64::try_from(lines).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Waits until all that was queued before is written, at most `bound`. May be cancelled.
@@ -95,9 +102,9 @@ fn write_all(lines: &Receiver<Message>, out: Box<dyn Write + Send>, dropped: &At
             }
         };
         match message {
-            Message::Line(record) => {
-                line::write(&mut writer.lines, &record);
-                writer.count += 1;
+            Message::Lines(lines) => {
+                writer.lines.extend_from_slice(&lines.bytes);
+                writer.count += u64::try_from(lines.count).unwrap_or(u64::MAX);
                 if writer.lines.len() >= BATCH_BYTES {
                     writer.flush_into(dropped, &mut failing);
                 }
@@ -147,12 +154,12 @@ mod tests {
         time::Duration,
     };
 
-    use super::{AccessLog, QUEUE_LINES_MAX, wanted};
+    use super::{AccessLog, Chunk, QUEUE_CHUNKS_MAX, wanted};
     use crate::{
         reason::{GrpcCode, Reason},
         snapshot::AccessLogMode,
         telemetry::{
-            Direction, Record,
+            Direction, Record, line,
             record::{head, sample},
         },
     };
@@ -173,13 +180,19 @@ mod tests {
         }
     }
 
+    fn log(log: &AccessLog, chunk: &mut Chunk, record: &Record) {
+        line::write(&mut chunk.bytes, record);
+        chunk.count += 1;
+        log.take(chunk);
+    }
+
     async fn lines(records: &[Record]) -> Vec<String> {
         let out = Shared::default();
-        let log = AccessLog::start(Box::new(out.clone()), Arc::default()).expect("started");
+        let started = AccessLog::start(Box::new(out.clone()), Arc::default()).expect("started");
         for record in records {
-            log.log(&Arc::new(record.clone()));
+            log(&started, &mut Chunk::default(), record);
         }
-        log.flush(BOUND).await;
+        started.flush(BOUND).await;
         let bytes = out.0.lock().expect("whole").clone();
         let text = String::from_utf8(bytes).expect("text");
         assert!(text.is_empty() || text.ends_with('\n'));
@@ -261,15 +274,16 @@ mod tests {
     async fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
         let (release, stuck) = mpsc::channel();
         let dropped = Arc::new(AtomicU64::new(0));
-        let log = AccessLog::start(Box::new(Stuck(stuck)), Arc::clone(&dropped)).expect("started");
-        let record = Arc::new(sample());
-        let lines = 4 * u64::try_from(QUEUE_LINES_MAX).expect("small");
+        let stuck = Box::new(Stuck(stuck));
+        let started = AccessLog::start(stuck, Arc::clone(&dropped)).expect("started");
+        let lines = 4 * QUEUE_CHUNKS_MAX;
+        let mut chunk = Chunk::default();
         for _ in 0..lines {
-            log.log(&record);
+            log(&started, &mut chunk, &sample());
         }
-        let lost = dropped.load(Ordering::Relaxed);
-        assert!(lost > 0 && lost < lines, "{lost}");
-        log.flush(Duration::from_millis(1)).await;
+        let lost = usize::try_from(dropped.load(Ordering::Relaxed)).expect("few");
+        assert!(lost > 0 && lost + chunk.count < lines, "{lost} and {}", chunk.count);
+        started.flush(Duration::from_millis(1)).await;
         drop(release);
     }
 }

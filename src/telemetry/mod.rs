@@ -1,25 +1,23 @@
 //! Metrics, access log, trace context and spans: what a request leaves behind.
 //!
-//! The proxy fills one [`Record`] per request and hands it over once, at the last byte or when the
-//! request is dropped. Metric, log line and span are all made from it, so they can not disagree.
-//! Handing over never waits: lines and spans go through bounded queues, and what they lose is
-//! counted.
+//! The proxy fills one [`Record`] per request and hands it to its worker's [`Recorder`] once, at the
+//! last byte or when the request is dropped. Metric, log line and span are all made from it, so they
+//! can not disagree. Handing over never waits: lines and spans go through bounded queues, and what they
+//! lose is counted.
 
 mod chain;
 mod line;
 mod log;
 pub mod metrics;
 mod record;
+mod recorder;
 mod spans;
 mod time;
 pub mod trace;
 
 use std::{
     fmt, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -27,13 +25,15 @@ use opentelemetry::KeyValue;
 
 pub use chain::chain;
 pub use metrics::Metrics;
+#[cfg(test)]
+pub(crate) use record::sample;
 pub use record::{Attempt, Attempts, Direction, Name, Place, Record, SpanContext};
+pub use recorder::Recorder;
 pub use spans::Exporter;
 pub use time::Rfc3339;
 
 use self::{log::AccessLog, spans::Spans, trace::Sampler};
 use crate::{
-    clock,
     resource::pb,
     snapshot::{AccessLogMode, Mesh},
 };
@@ -42,8 +42,6 @@ use crate::{
 const DEFAULT_SAMPLING: f64 = 0.01;
 /// And at most so many a second.
 const DEFAULT_SAMPLED_PER_SECOND_MAX: f64 = 50.0;
-/// What of a path, an authority or a method is kept for log lines and spans.
-const TEXT_BYTES_MAX: usize = 2048;
 
 /// What is known of telemetry before any configuration.
 pub struct Options {
@@ -131,30 +129,9 @@ impl Telemetry {
         self.metrics.in_flight(direction, -1);
     }
 
-    /// Counts, logs and traces a request that ended, and leaves nothing of worth in `record`. Never
-    /// waits, and takes no lock but for labels that this thread sees for the first time.
-    pub fn finish(&self, record: &mut Record) {
-        self.metrics.count(record);
-        let mode = decode_mode(self.log_mode.load(Ordering::Relaxed));
-        let logged = log::wanted(mode, record);
-        let traced = record.span.sampled && self.spans.is_on();
-        if traced && record.direction == Direction::Outbound {
-            self.metrics.keep_trace(record);
-        }
-        if !logged && !traced {
-            return;
-        }
-        if record.started.is_zero() {
-            record.started = clock::since_epoch().saturating_sub(record.duration);
-        }
-        // Queues are bounded in records; this bounds them in bytes.
-        let record = Arc::new(record.take(TEXT_BYTES_MAX));
-        if logged {
-            self.log.log(&record);
-        }
-        if traced {
-            self.spans.send(&record);
-        }
+    /// What is logged now.
+    fn log_mode(&self) -> AccessLogMode {
+        decode_mode(self.log_mode.load(Ordering::Relaxed))
     }
 
     /// Everything that is counted but requests.

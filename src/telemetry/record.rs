@@ -8,6 +8,9 @@ use crate::{
     snapshot::RouteId,
 };
 
+/// What of a path, an authority or a method is told.
+const TEXT_BYTES_MAX: usize = 2048;
+
 /// Which listener a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -234,21 +237,21 @@ impl FromIterator<Attempt> for Attempts {
 impl Record {
     /// HTTP method; empty for what is no text.
     pub fn method(&self) -> &str {
-        self.head.text(Token::Method).unwrap_or_default()
+        cut(self.head.text(Token::Method).unwrap_or_default())
     }
 
     /// Authority as written.
     pub fn authority(&self) -> &str {
-        match self.written_authority {
+        cut(match self.written_authority {
             Some(written) => str::from_utf8(self.head.slice(written)).unwrap_or_default(),
             None => self.head.text(Token::Authority).unwrap_or_default(),
-        }
+        })
     }
 
     /// Path without query; for gRPC `/service/method`.
     pub fn path(&self) -> &str {
         let path = self.head.text(Token::Path).unwrap_or_default();
-        path.split_once('?').map_or(path, |(path, _)| path)
+        cut(path.split_once('?').map_or(path, |(path, _)| path))
     }
 
     /// The last endpoint's address; empty: none was tried.
@@ -256,41 +259,15 @@ impl Record {
         self.attempts.last().map_or("", |attempt| &attempt.place.address)
     }
 
-    /// Takes it, with texts of at most `max` bytes and nothing else of the head, and leaves one that
-    /// says nothing.
-    pub(in crate::telemetry) fn take(&mut self, max: usize) -> Self {
-        fn cut(text: &str, max: usize) -> &str {
-            &text[..text.floor_char_boundary(max)]
-        }
-        let texts = [
-            (Token::Method, cut(self.method(), max)),
-            (Token::Authority, cut(self.authority(), max)),
-            (Token::Path, cut(self.path(), max)),
-        ];
-        let bytes = texts.iter().map(|(_, text)| text.len()).sum();
-        let mut head = HeaderBlock::with_capacity(bytes, texts.len());
-        for (token, text) in &texts {
-            head.push_token(*token, text.as_bytes());
-        }
-        Self {
-            trace_state: std::mem::take(&mut self.trace_state),
-            source: self.source.clone(),
-            destination: self.destination.clone(),
-            head,
-            written_authority: None,
-            route: self.route.take(),
-            policy: self.policy.clone(),
-            attempts: std::mem::take(&mut self.attempts),
-            source_address: Arc::clone(&self.source_address),
-            ..*self
-        }
-    }
-
     /// Whether the caller got what it asked for: no reason of the mesh, a status below 500, and for
     /// gRPC a status that is none of the server's failures.
     pub fn succeeded(&self) -> bool {
         succeeded(self.reason, self.http_status, self.grpc_status)
     }
+}
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
 impl Attempt {
@@ -318,7 +295,7 @@ pub(in crate::telemetry) fn head(method: &str, path: &str) -> HeaderBlock {
 
 /// A gRPC call from `front` to `orders` whose first attempt could not connect, for tests.
 #[cfg(test)]
-pub(in crate::telemetry) fn sample() -> Record {
+pub(crate) fn sample() -> Record {
     let attempt = |span_id, started, reason: Option<Reason>| Attempt {
         span_id,
         place: Arc::new(Place { endpoint: "orders-1".into(), address: "10.0.0.2:15006".into() }),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Direction, Options, Record, SpanContext, Telemetry,
+    Direction, Options, Record, Recorder, SpanContext, Telemetry,
     metrics::Workload,
     record::{head, sample},
 };
@@ -28,16 +28,24 @@ impl Write for Out {
     }
 }
 
-fn telemetry(out: &Out) -> Telemetry {
-    Telemetry::new(Options {
+fn telemetry(out: &Out) -> Arc<Telemetry> {
+    let telemetry = Telemetry::new(Options {
         workload: Workload::default(),
         resource: Vec::new(),
         otlp: None,
         exporter: Default::default(),
         sampling: None,
         access_log: Box::new(out.clone()),
-    })
-    .expect("started")
+    });
+    Arc::new(telemetry.expect("started"))
+}
+
+/// As a worker whose turn ends.
+fn finish(telemetry: &Arc<Telemetry>, mut record: Record) {
+    let recorder = Recorder::new(telemetry);
+    if recorder.finish(&mut record) {
+        recorder.hand_over();
+    }
 }
 
 fn mesh(sampling: f64, access_log: AccessLogMode) -> Mesh {
@@ -60,15 +68,15 @@ async fn text(telemetry: &Telemetry, out: &Out) -> String {
 async fn a_request_is_counted_always_and_logged_as_configured() {
     let out = Out::default();
     let telemetry = telemetry(&out);
-    telemetry.finish(&mut sample());
+    finish(&telemetry, sample());
     assert_eq!(text(&telemetry, &out).await, "", "only errors are logged at first");
-    telemetry.finish(&mut Record { http_status: 503, ..sample() });
+    finish(&telemetry, Record { http_status: 503, ..sample() });
     assert_eq!(text(&telemetry, &out).await.lines().count(), 1);
     telemetry.configure(&mesh(1.0, AccessLogMode::All));
-    telemetry.finish(&mut sample());
+    finish(&telemetry, sample());
     assert_eq!(text(&telemetry, &out).await.lines().count(), 2);
     telemetry.configure(&mesh(1.0, AccessLogMode::Off));
-    telemetry.finish(&mut Record { http_status: 503, ..sample() });
+    finish(&telemetry, Record { http_status: 503, ..sample() });
     assert_eq!(text(&telemetry, &out).await.lines().count(), 2);
     assert_eq!(telemetry.traffic()[0].total, 4);
     assert!(telemetry.encode().contains("outrigger_spans_dropped_total 0"));
@@ -79,7 +87,7 @@ async fn texts_are_cut_at_a_character() {
     let out = Out::default();
     let telemetry = telemetry(&out);
     let head = head("POST", &"/ä".repeat(5000));
-    telemetry.finish(&mut Record { head, http_status: 503, ..sample() });
+    finish(&telemetry, Record { head, http_status: 503, ..sample() });
     let line: serde_json::Value =
         serde_json::from_str(&text(&telemetry, &out).await).expect("JSON");
     let path = line["path"].as_str().expect("text");

@@ -32,6 +32,7 @@ mod jaeger;
 mod live;
 mod nghttp2;
 mod opaque;
+mod partition;
 mod printed;
 mod readiness;
 mod root;

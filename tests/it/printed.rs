@@ -1,5 +1,7 @@
 //! What the commands that look at a mesh print, as a whole: a change of it is to be seen and meant.
 
+use std::{fs, fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path};
+
 use regex::Regex;
 
 use crate::harness::Mesh;
@@ -74,7 +76,7 @@ NAME  PORTS  AGE
 service/orders  grpc:9090/grpc  AGE
 
 NAME  SERVICE  ADDRESS  READY  AGE
-workload/vm-1  orders  10.0.0.9  -  AGE
+workload/vm-1  orders  10.0.0.9:9090  -  AGE
 
 NAME  PARENTS  BACKENDS  ACCEPTED  PROGRAMMED  AGE
 grpcroute/orders  orders  orders=90,canary=10  True  True  AGE
@@ -224,6 +226,7 @@ async fn check_says_what_was_looked_at_and_what_to_do() {
     let mesh = start().await;
     let expected = "\
 ok  context  local: SERVER, from PLACE/CONTEXTS
+ok  files  NUMBER private files, each for its owner alone
 ok  credential  spiffe://mesh.local/credential/admin, for AGE
 ok  reach  SERVER in AGE
 ok  tls  the control plane's certificate lasts AGE
@@ -233,14 +236,18 @@ ok  permissions  admin: may do everything
 ok  version  VERSION everywhere
 ok  sidecars  none is connected
 ok  certificates  all valid, the root for AGE
+ok  ports  API on SERVER, for its own machine alone
+ok  ports  metrics on SERVER, for its own machine alone
 warn  resources  GRPCRoute shop/orders: ResolvedRefs is False, BackendNotFound: no Service \
 canary.shop; its share is answered with backend_invalid
   try: outrigger describe grpcroute orders -n shop
 
-11 checks: 0 failures, 1 warning
+14 checks: 0 failures, 1 warning
 ";
     let said = mesh.place.run(&["check"]).await;
     let text = plain(&mesh, &said.assert_done().stdout);
+    // As many as this start has made.
+    let text = Regex::new(r"\d+ private files").unwrap().replace(&text, "NUMBER private files");
     let contexts =
         Regex::new("PLACE/.*\n").unwrap().replace(&text, "PLACE/CONTEXTS\n").into_owned();
     assert_eq!(contexts, expected);
@@ -257,9 +264,42 @@ ok  version  0.1.0
 ok  ready  it takes requests
 ok  control plane  connected to SERVER, revision 0
 ok  certificate  spiffe://mesh.local/ns/default/svc/web, for AGE
+ok  files  1 private file, each for its owner alone
 
-5 checks, all ok
+6 checks, all ok
 ";
     let args = ["check", "--sidecar", &admin, "--contexts", "/nowhere"];
     check(&mesh, &args, 0, expected).await;
+}
+
+#[tokio::test]
+async fn check_names_each_key_that_others_can_read_and_what_to_do() {
+    let mesh = Mesh::start().await;
+    let sidecar = mesh.sidecar("web-1", "web", &["--workload", "web-1"]).await;
+    let admin = sidecar.address("admin").to_string();
+    let open = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    let data = mesh.place.path("state/outrigger/control-plane");
+    let said = mesh.place.run(&["check", "--sidecar", &admin, "-o", "json"]).await;
+    assert_eq!(said.assert_done().json()["ok"], true);
+
+    open(&data.join("root-key.pem"));
+    let said = mesh.place.run(&["check"]).await;
+    let key = data.join("root-key.pem").display().to_string();
+    let named = format!("fail  files         {key} is not for its owner alone: mode 0644\n");
+    assert!(said.stdout.contains(&named), "{said:?}");
+    assert!(said.stdout.contains(&format!("try: chmod 600 {key}\n")), "{said:?}");
+    assert_eq!(said.code, Some(1), "{said:?}");
+
+    // Without the key there is no credential, and the rest is looked at as far as that goes.
+    open(&data.join("admin-key.pem"));
+    let said = mesh.place.run(&["check"]).await;
+    assert!(said.stdout.contains("admin-key.pem is not for its owner alone"), "{said:?}");
+    assert!(said.stdout.contains("ok    reach "), "{said:?}");
+    assert!(said.stdout.contains(": 2 failures, 0 warnings\n"), "{said:?}");
+
+    let kept = mesh.place.path("data/web-1/svid.pem");
+    open(&kept);
+    let said = mesh.place.run(&["check", "--sidecar", &admin]).await;
+    assert!(said.stdout.contains(&format!("try: chmod 600 {}\n", kept.display())), "{said:?}");
+    assert_eq!(said.code, Some(1), "{said:?}");
 }

@@ -11,6 +11,7 @@
 
 mod held;
 mod link;
+mod options;
 mod save;
 mod uses;
 
@@ -22,13 +23,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tonic::{Code, Status};
 
+pub use options::{DataPlane, Options};
 pub use uses::Wants;
 
 use self::{
@@ -38,70 +40,24 @@ use self::{
     uses::Uses,
 };
 use crate::{
-    app::probe::Verdict,
     clock,
-    identity::disk::DataDirectory,
     resource::{
         Problem, ResourceKey, forget_descriptors,
         pb::{self, WorkloadPhase, subscribe_request::Message},
         understood,
     },
-    snapshot::{self, Node, Snapshot},
-    telemetry::Telemetry,
-    tls::Identity,
+    snapshot::{Node, Snapshot},
     units::ServiceName,
 };
 
 /// Between two reports of the state.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// How soon the first calls after a quiet time are reported: who has just made one looks for it.
+const FIRST_CALLS: Duration = Duration::from_secs(1);
 /// How long the workers may take to run a new snapshot; it is acknowledged only then.
 const ADOPT_MAX: Duration = Duration::from_secs(5);
 /// Messages taken before what they say is compiled.
 const BATCH_MAX: usize = 64;
-
-/// What discovery asks of the data plane.
-pub trait DataPlane: Send + Sync + 'static {
-    /// Waits until every worker runs this snapshot, which was published.
-    fn adopted(&self, snapshot: Arc<Snapshot>) -> BoxFuture<'_, ()>;
-
-    /// Destinations with requests under way, as metrics name them: `orders.shop`.
-    fn under_way(&self) -> BTreeSet<String>;
-
-    /// Endpoints that are left alone because they failed, and until when.
-    fn ejected(&self) -> Vec<pb::Ejection>;
-}
-
-/// What discovery is started with.
-pub struct Options {
-    /// `127.0.0.1:15010`
-    pub server: String,
-    /// By which it connects; its SVID may change meanwhile.
-    pub identity: Arc<Identity>,
-    /// The workload beside this sidecar.
-    pub node: pb::Node,
-    /// Services that are used from the start and never given up.
-    pub pinned: BTreeSet<ServiceName>,
-    /// Where what runs is kept for the next start.
-    pub disk: Arc<DataDirectory>,
-    /// Where the proxy asks for services.
-    pub wants: Arc<Wants>,
-    /// Where snapshots are published.
-    pub snapshots: Arc<snapshot::Handle>,
-    /// Counts what goes on here, and has counted who is called.
-    pub telemetry: Arc<Telemetry>,
-    /// What runs the snapshots.
-    pub data_plane: Arc<dyn DataPlane>,
-    /// The workload's phase, reported at each change.
-    pub phase: watch::Receiver<WorkloadPhase>,
-    /// What the checks of the application found, told with each report.
-    pub application: watch::Receiver<Verdict>,
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("server", &self.server).finish_non_exhaustive()
-    }
-}
 
 /// How discovery is going.
 #[derive(Debug, Clone, Default)]
@@ -123,6 +79,10 @@ pub struct Discovery {
     uses: Uses,
     saver: Arc<Saver>,
     progress: watch::Sender<Progress>,
+    /// Calls that were reported last.
+    calls: u64,
+    /// Whether none were made between the last two reports.
+    quiet: bool,
 }
 
 impl fmt::Debug for Discovery {
@@ -187,7 +147,7 @@ impl Discovery {
         let watch = Watch { progress: watch, saver: Arc::clone(&saver) };
         let held = Held::new(compiled_for, trust_domain);
         let uses = Uses::new(options.pinned.clone(), Instant::now());
-        (Self { options, held, uses, saver, progress }, watch)
+        (Self { options, held, uses, saver, progress, calls: 0, quiet: true }, watch)
     }
 
     /// Publishes what ran before the last restart, if it is on disk. Returns whether it was.
@@ -278,6 +238,8 @@ impl Discovery {
         };
         let mut reports = interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(FIRST_CALLS);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let done = tokio::select! {
                 message = link.inbound.message() => {
@@ -296,6 +258,12 @@ impl Discovery {
                 }
                 asked = self.options.wants.next() => self.ask(asked, &link).await,
                 _ = reports.tick() => self.report(&link, &mut phase).await,
+                _ = looks.tick(), if self.quiet => {
+                    match calls(&self.options.telemetry.traffic()) == self.calls {
+                        true => Ok(()),
+                        false => self.report(&link, &mut phase).await,
+                    }
+                }
                 Ok(()) = phase.changed() => self.report(&link, &mut phase).await,
                 Ok(()) = renewed.changed() => {
                     if !Arc::ptr_eq(&self.options.identity.svid(), &svid) {
@@ -446,6 +414,8 @@ impl Discovery {
         let telemetry = Arc::clone(&self.options.telemetry);
         let phase = *phase.borrow_and_update();
         let traffic = telemetry.traffic();
+        let calls = calls(&traffic);
+        (self.quiet, self.calls) = (calls == self.calls, calls);
         let now = Instant::now();
         let running = self.held.running().map(Arc::clone);
         let running = running.as_deref();
@@ -483,6 +453,11 @@ impl Discovery {
         }
         Ok(())
     }
+}
+
+/// How many were made, to whomever.
+fn calls(traffic: &[pb::Traffic]) -> u64 {
+    traffic.iter().map(|pair| pair.total).sum()
 }
 
 fn timestamp(time: SystemTime) -> prost_types::Timestamp {

@@ -18,14 +18,14 @@ use hyper_util::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    DataPlane, Discovery, Options, Wants, Watch,
+    DataPlane, Discovery, Options, REPORT_EVERY, Wants, Watch,
     sample::{answer, policy, route, service},
 };
 use crate::{
@@ -40,7 +40,7 @@ use crate::{
     snapshot::{self, Snapshot},
     spiffe::{self, SpiffeId, Svid},
     task::Tasks,
-    telemetry::{self, Telemetry},
+    telemetry::{self, Recorder, Telemetry, sample},
     tls::{self, Identity},
     units::ServiceName,
 };
@@ -172,6 +172,7 @@ impl DataPlane for Workers {
 /// A sidecar without a proxy.
 struct Sidecar {
     wants: Arc<Wants>,
+    telemetry: Arc<Telemetry>,
     snapshots: Arc<snapshot::Handle>,
     identity: Arc<Identity>,
     phase: watch::Sender<WorkloadPhase>,
@@ -198,6 +199,7 @@ impl Sidecar {
             sampling: None,
             access_log: Box::new(std::io::sink()),
         });
+        let telemetry = Arc::new(telemetry.expect("telemetry"));
         let (phase, phases) = watch::channel(WorkloadPhase::Starting);
         let wants = Arc::new(Wants::default());
         let snapshots = Arc::new(snapshot::Handle::new());
@@ -216,7 +218,7 @@ impl Sidecar {
             disk: Arc::new(DataDirectory::open(directory).expect("free")),
             wants: Arc::clone(&wants),
             snapshots: Arc::clone(&snapshots),
-            telemetry: Arc::new(telemetry.expect("telemetry")),
+            telemetry: Arc::clone(&telemetry),
             data_plane,
             phase: phases,
             application: watch::channel(Verdict::Starting("refused".into())).1,
@@ -226,7 +228,7 @@ impl Sidecar {
         tasks.spawn("discovery", async move {
             discovery.run().await;
         });
-        Self { wants, snapshots, identity, phase, watch, workers, restored, tasks }
+        Self { wants, telemetry, snapshots, identity, phase, watch, workers, restored, tasks }
     }
 
     async fn snapshot(&self, wanted: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
@@ -366,6 +368,25 @@ async fn phases_are_reported_as_they_change() {
         sidecar.watch.reported(phase, LONG).await;
         assert_eq!(sidecar.watch.progress().reported, Some(phase));
     }
+}
+
+#[tokio::test]
+async fn the_first_calls_after_a_quiet_time_are_reported_at_once() {
+    let (mut plane, root) = (Plane::start().await, directory());
+    let sidecar = Sidecar::start(&plane, root.path());
+    let mut stream = plane.stream().await;
+    stream.hello().await;
+    let mut reported = async || loop {
+        if let Message::State(state) = stream.next().await {
+            return state.traffic.iter().map(|pair| pair.total).sum::<u64>();
+        }
+    };
+    assert_eq!(reported().await, 0);
+    let made = Instant::now();
+    Recorder::new(&sidecar.telemetry).finish(&mut sample());
+    assert_eq!(reported().await, 1);
+    assert!(made.elapsed() < REPORT_EVERY * 3 / 4, "{:?}", made.elapsed());
+    sidecar.stop().await;
 }
 
 #[tokio::test]

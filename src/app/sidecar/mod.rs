@@ -80,6 +80,7 @@ impl Sidecar {
         let state = Arc::new(State {
             service,
             workload,
+            private_files: start::private_files(&options.mode),
             telemetry,
             logging: options.logging.take(),
             ready: options.ready.clone(),

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    path::{self, Path, PathBuf},
     sync::Arc,
 };
 
@@ -63,6 +64,19 @@ pub(super) fn identity(mode: &Mode) -> Result<(ServiceName, Option<Arc<Identity>
             Ok((found, Some(Arc::new(identity))))
         }
     }
+}
+
+/// Files with keys, for whoever asks whether others can read them.
+pub(super) fn private_files(mode: &Mode) -> Vec<PathBuf> {
+    match mode {
+        Mode::Live { data, .. } => vec![absolute(&data.svid_file())],
+        Mode::Static { certificate, .. } => vec![absolute(&certificate.key)],
+    }
+}
+
+/// As it is written where the system does not say where this is.
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The name given, the one kept, or a new one that is kept from now on.

@@ -2,6 +2,7 @@
 //! certificate, so that whoever waits can see what is missing.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
@@ -32,6 +33,8 @@ use crate::{
 pub(super) struct State {
     pub(super) service: ServiceName,
     pub(super) workload: String,
+    /// Files with keys.
+    pub(super) private_files: Vec<PathBuf>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) logging: Option<Arc<Logging>>,
     pub(super) ready: Ready,
@@ -126,6 +129,7 @@ impl AdminView for State {
             "service": self.service.to_string(),
             "workload": self.workload,
             "phase": phase,
+            "privateFiles": self.private_files,
         });
         if let Some(why) = self.application.borrow().why() {
             shown["application"] = why.into();

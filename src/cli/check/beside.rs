@@ -1,12 +1,18 @@
 //! The part of a check that asks a sidecar on this machine, where there may be no credential for the
 //! control plane: is it there, is it ready, is its application well, does it reach the control plane,
-//! how long does its certificate last, what does it refuse, and whom does it leave alone?
+//! how long does its certificate last, who can read its key, what does it refuse, and whom does it leave alone?
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::Value;
 
-use super::report::{Line, Report};
+use super::{
+    files,
+    report::{Line, Report},
+};
 use crate::{
     app::admin::Address,
     cli::{healthcheck, words},
@@ -42,6 +48,7 @@ pub(super) async fn look(admin: &Address, now: SystemTime, report: &mut Report) 
         Ok(shown) => report.add(certificate(&shown, now)),
         Err(why) => report.add(Line::fail("certificate", why)),
     }
+    files::look(&private_files(&config), report);
     report.add_all(refused(&config));
     match page(admin, "/endpoints").await {
         Ok(endpoints) => report.add_all(left_alone(&endpoints)),
@@ -91,7 +98,9 @@ async fn control_plane(config: &Value) -> Option<Line> {
     let line = Line::fail("control plane", format!("{server}: {error}"));
     Some(line.hint(match net::connect_host(server, CONNECT_MAX).await {
         Ok(_) => "its port is reached from here: the control plane's log says why it refuses",
-        Err(net::ConnectError::Refused { .. }) => "nothing listens there: is it running?",
+        Err(net::ConnectError::Refused { .. }) => {
+            "nothing listens there: is it running, and on an address that others reach (--listen)?"
+        }
         Err(net::ConnectError::Timeout { .. }) => "is there a firewall between?",
         Err(net::ConnectError::Name { .. }) => "--control-plane names a host without an address",
     }))
@@ -119,6 +128,12 @@ fn certificate(shown: &Value, now: SystemTime) -> Line {
         }
         Ok(left) => Line::ok("certificate", format!("{id}, for {}", words::age(left))),
     }
+}
+
+/// What it keeps for itself. It is on this machine, as its admin listener is.
+fn private_files(config: &Value) -> Vec<PathBuf> {
+    let named = config["privateFiles"].as_array().map_or(&[][..], Vec::as_slice);
+    named.iter().filter_map(Value::as_str).map(PathBuf::from).collect()
 }
 
 fn refused(config: &Value) -> Vec<Line> {

@@ -2,8 +2,7 @@
 //! stops it.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use super::report::{Line, Report, Verdict};
 use crate::{
     app::{
-        client::{self, ConnectError, Credential, connect_error},
+        client::{self, ConnectError, Credential, CredentialError, connect_error},
         context::Context,
     },
     cli::{
@@ -20,7 +19,7 @@ use crate::{
         words,
     },
     clock,
-    identity::BACKDATE,
+    identity::{BACKDATE, disk::DiskError},
     net,
     resource::pb,
     spiffe,
@@ -35,13 +34,13 @@ const SERVER_LEFT_MIN: Duration = Duration::from_hours(1);
 /// Clocks further apart than this are worth a word.
 const SKEW_MAX: Duration = Duration::from_secs(5);
 
-/// Which control plane is meant.
-pub(super) fn context(remote: &Remote, report: &mut Report) -> Option<Context> {
+/// Which control plane is meant, and the file that says so.
+pub(super) fn context(remote: &Remote, report: &mut Report) -> Option<(Context, PathBuf)> {
     match remote.choose() {
         Ok((named, path)) => {
             let what = format!("{}: {}, from {}", named.name, named.context.server, path.display());
             report.add(Line::ok("context", what));
-            Some(named.context)
+            Some((named.context, path))
         }
         Err(failure) => {
             report.add(Line::failure("context", &failure));
@@ -59,6 +58,8 @@ pub(super) fn credential(
     const AGAIN: &str = "start the control plane again, which lays a new one in its data directory";
     let credential = match Credential::load(context) {
         Ok(credential) => credential,
+        // Among the files it was said.
+        Err(CredentialError::Key(DiskError::Readable { .. })) => return None,
         Err(error) => {
             let hint = "outrigger context add with the control plane's root.pem, admin.pem and \
                         admin-key.pem";
@@ -66,12 +67,6 @@ pub(super) fn credential(
             return None;
         }
     };
-    let key = context.client_key.as_path();
-    if fs::metadata(key).is_ok_and(|about| about.mode() & 0o077 != 0) {
-        let what = format!("{} can be read by others", key.display());
-        let hint = format!("chmod 600 {}", key.display());
-        report.add(Line::warn("credential", what).hint(hint));
-    }
     let (id, ends) = (credential.svid.id(), credential.svid.not_after());
     report.add(match (ends.duration_since(now), now < credential.svid.not_before()) {
         (Err(_), _) => Line::fail("credential", format!("{id} has expired")).hint(AGAIN),

@@ -1,10 +1,11 @@
-//! `outrigger check`: what is wrong, looked for from here towards the mesh: context, credential,
+//! `outrigger check`: what is wrong, looked for from here towards the mesh: context, files, credential,
 //! reachability, TLS, the API, permissions, clocks, versions, sidecars, certificates, refused
 //! resources, ports. With `--sidecar` it asks a sidecar on this machine instead, which needs no
 //! context. Each line says what to do, and what can not be looked at because of an earlier failure is
 //! left out.
 
 mod beside;
+mod files;
 mod here;
 mod mesh;
 mod ports;
@@ -67,7 +68,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
 
 /// Looks as far as it gets.
 async fn look(args: &Args, report: &mut Report) {
-    let Some(context) = here::context(&args.remote, report) else { return };
+    let Some((context, contexts)) = here::context(&args.remote, report) else { return };
+    files::of_context(&context, &contexts, report);
     let credential = here::credential(&context, clock::now(), report);
     if !here::reach(&context.server, report).await {
         return;
@@ -88,6 +90,9 @@ async fn look(args: &Args, report: &mut Report) {
     mesh::sidecars(&status, subject.as_deref(), report);
     mesh::certificates(&status, subject.as_deref(), clock::now(), report);
     mesh::refusals(&status, report);
+    if subject.is_none() {
+        ports::of_control_plane(&context.server, &status, report).await;
+    }
     let everything = Filter { kinds: &CONFIGURING, namespace: None, selector: "" };
     match everything.fetch(&connected).await {
         Ok(resources) => mesh::conditions(&resources, report),

@@ -1,7 +1,7 @@
-//! Whether the sidecars' inbound ports can be reached from here: what a firewall between two machines
-//! does to the mesh, and an address that others can not dial.
+//! Whether the sidecars' inbound ports and the control plane's can be reached from here: what a firewall
+//! between two machines does to the mesh, and an address that others can not dial.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -22,6 +22,55 @@ struct Inbound {
     workload: String,
     /// `10.0.0.7:15006`
     address: String,
+}
+
+/// Where the control plane listens, which has just answered at `server`, and whether its metrics can
+/// be read from here. One that does not say where is older than this.
+pub(super) async fn of_control_plane(
+    server: &str,
+    status: &pb::StatusResponse,
+    report: &mut Report,
+) {
+    if status.listen.is_empty() {
+        return;
+    }
+    let from = |bound: &str, reached: &str| match bound.parse() {
+        Ok(bound) if is_loopback(bound) => "for its own machine alone".to_owned(),
+        _ => format!("reached at {reached}"),
+    };
+    let what = format!("API on {}, {}", status.listen, from(&status.listen, server));
+    report.add(Line::ok("ports", what));
+    // None, or a Unix socket: those who may read it are on its machine.
+    let Ok(bound) = status.metrics.parse::<SocketAddr>() else { return };
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    let here = host == "localhost" || server.parse().is_ok_and(is_loopback);
+    if is_loopback(bound) && !here {
+        let what = format!("metrics on {bound}, for the control plane's own machine alone");
+        return report.add(Line::ok("ports", what));
+    }
+    let to = match bound.ip().is_unspecified() {
+        true => format!("{host}:{}", bound.port()),
+        false => bound.to_string(),
+    };
+    report.add(match net::connect_host(&to, CONNECT_MAX).await {
+        Ok(_) => Line::ok("ports", format!("metrics on {bound}, {}", from(&status.metrics, &to))),
+        Err(error) => {
+            let what = format!("metrics on {bound}, not reached from here: {error}");
+            Line::warn("ports", what).hint(match error {
+                net::ConnectError::Refused { .. } => {
+                    "Prometheus has to get there: does something between lead only to the API's port?"
+                }
+                net::ConnectError::Timeout { .. } => {
+                    "Prometheus has to get there: open the port, or move it with --metrics"
+                }
+                net::ConnectError::Name { .. } => "the context's host has no address here",
+            })
+        }
+    });
+}
+
+fn is_loopback(bound: SocketAddr) -> bool {
+    bound.ip().to_canonical().is_loopback()
 }
 
 pub(super) async fn look(workloads: &[pb::Resource], subject: Option<&str>, report: &mut Report) {
@@ -82,7 +131,7 @@ fn inbound(workload: &pb::Resource, subject: Option<&str>) -> Option<Inbound> {
 mod tests {
     use tokio::net::TcpListener;
 
-    use super::look;
+    use super::{look, of_control_plane};
     use crate::{
         cli::check::report::Report,
         resource::pb::{self, resource::Spec},
@@ -121,6 +170,62 @@ mod tests {
             look(&workloads, subject, &mut report).await;
             let text = report.text(false);
             assert_eq!(text.contains("warn  ports  orders-2.shop at 127.0.0.1:"), said, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_control_plane_s_ports_are_looked_at_as_far_as_they_are_for_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let open = listener.local_addr().expect("bound").port();
+        let gone = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let closed = gone.local_addr().expect("bound").port();
+        drop(gone);
+        let loopback = |port: u16| format!("127.0.0.1:{port}");
+        let (all, here) = ("0.0.0.0:15010".to_owned(), "127.0.0.1:15010".to_owned());
+        for (server, listen, metrics, expected) in [
+            ("127.0.0.1:15010", "", loopback(open), "0 checks, all ok".to_owned()),
+            (
+                "127.0.0.1:15010",
+                here.as_str(),
+                loopback(open),
+                format!(
+                    "ok    ports  API on {here}, for its own machine alone\n\
+                     ok    ports  metrics on 127.0.0.1:{open}, for its own machine alone\n"
+                ),
+            ),
+            (
+                "localhost:15010",
+                &all,
+                format!("0.0.0.0:{open}"),
+                format!(
+                    "ok    ports  API on {all}, reached at localhost:15010\n\
+                     ok    ports  metrics on 0.0.0.0:{open}, reached at localhost:{open}\n"
+                ),
+            ),
+            (
+                "mesh.example:15010",
+                &all,
+                loopback(closed),
+                "metrics on 127.0.0.1:CLOSED, for the control plane's own machine alone\n"
+                    .replace("CLOSED", &closed.to_string()),
+            ),
+            ("127.0.0.1:15010", &here, "unix:/run/m.sock".to_owned(), "\n\n1 check,".to_owned()),
+            (
+                "127.0.0.1:15010",
+                &here,
+                loopback(closed),
+                format!("warn  ports  metrics on 127.0.0.1:{closed}, not reached from here: "),
+            ),
+        ] {
+            let status = pb::StatusResponse {
+                listen: listen.to_owned(),
+                metrics,
+                ..pb::StatusResponse::default()
+            };
+            let mut report = Report::default();
+            of_control_plane(server, &status, &mut report).await;
+            let text = report.text(false);
+            assert!(text.contains(&expected), "{text}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a table shows of each kind: one short cell for each question that people ask first.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use crate::{
     cli::{output, words},
@@ -207,10 +207,17 @@ fn service_cells(service: &pb::Service) -> (Vec<String>, Vec<String>) {
 
 fn workload_cells(workload: &pb::Workload) -> (Vec<String>, Vec<String>) {
     let text = |text: &str| if text.is_empty() { dash() } else { text.to_owned() };
-    let address = match (workload.inbound, workload.address.contains(':')) {
-        (0, _) => text(&workload.address),
-        (port, false) => format!("{}:{port}", workload.address),
-        (port, true) => format!("[{}]:{port}", workload.address),
+    let ports = match workload.inbound {
+        // Without a sidecar: the ports of the application.
+        0 => workload.ports.values().copied().collect(),
+        port => BTreeSet::from([port]),
+    };
+    let ports = ports.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let address = match (ports.as_str(), workload.address.contains(':')) {
+        ("", _) => text(&workload.address),
+        _ if workload.address.is_empty() => dash(),
+        (ports, false) => format!("{}:{ports}", workload.address),
+        (ports, true) => format!("[{}]:{ports}", workload.address),
     };
     let ready =
         workload.ready.map_or_else(dash, |ready| if ready { "True" } else { "False" }.into());

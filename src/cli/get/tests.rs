@@ -15,6 +15,9 @@ const RESOURCES: &str = "\
 {apiVersion: outrigger.dev/v1, kind: Workload, metadata: {name: orders-1, namespace: shop},
  spec: {service: orders, address: '::1', inbound: 15006, identity: 'spiffe://mesh.local/ns/shop/svc/orders'}}
 ---
+{apiVersion: outrigger.dev/v1, kind: Workload, metadata: {name: vm-1, namespace: shop},
+ spec: {service: orders, address: 10.0.0.9, ports: {grpc: 9090, admin: 81}}}
+---
 {apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {name: orders, namespace: shop},
  spec: {parentRefs: [{kind: Service, group: '', name: orders, port: 9090}],
   rules: [{backendRefs: [{name: orders-v1, port: 9090, weight: 90}, {name: orders-v2, namespace: lab, port: 9090, weight: 10}]},
@@ -74,7 +77,9 @@ fn every_kind_has_its_columns() {
         ),
         (
             Kind::Workload,
-            "NAME      SERVICE  ADDRESS      READY  AGE\norders-1  orders   [::1]:15006  -      60m\n",
+            "NAME      SERVICE  ADDRESS           READY  AGE\n\
+             orders-1  orders   [::1]:15006       -      60m\n\
+             vm-1      orders   10.0.0.9:81,9090  -      60m\n",
         ),
         (
             Kind::GrpcRoute,
@@ -115,7 +120,7 @@ shop       orders  grpc:9090/grpc,admin:81  60m  Permissive  version=v2  a=1,b=2
 #[test]
 fn names_can_be_given_back_to_get() {
     let names: String = resources().iter().filter_map(name_line).collect();
-    let expected = "service/orders\nworkload/orders-1\ngrpcroute/orders\ntrafficpolicy/inventory\n\
+    let expected = "service/orders\nworkload/orders-1\nworkload/vm-1\ngrpcroute/orders\ntrafficpolicy/inventory\n\
                     authorizationpolicy/payments\nmesh/mesh\n";
     assert_eq!(names, expected);
 }

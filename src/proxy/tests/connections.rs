@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::Instant,
 };
 
@@ -135,7 +136,7 @@ async fn an_application_is_asked_how_many_streams_it_takes_before_it_gets_any() 
         let mut connections = Tasks::new();
         while let Ok((stream, _)) = listener.accept().await {
             let refused = Arc::clone(&count);
-            connections.spawn("connection", one_at_a_time(stream, refused));
+            connections.spawn("connection", one_at_a_time(stream, refused, None));
         }
     });
     let world = World::new();
@@ -155,8 +156,53 @@ async fn an_application_is_asked_how_many_streams_it_takes_before_it_gets_any() 
     assert_eq!(refused.load(Ordering::SeqCst), 0);
 }
 
-/// Speaks just enough HTTP/2 to answer one call at a time.
-async fn one_at_a_time(mut stream: TcpStream, refused: Arc<AtomicUsize>) {
+#[tokio::test]
+async fn an_application_that_takes_no_streams_for_now_is_not_connected_to_again_and_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (opens, opened) = watch::channel(false);
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let mut serving = Tasks::new();
+    serving.spawn("closed for now", async move {
+        let mut connections = Tasks::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let closed = Some(opened.clone());
+            connections.spawn("connection", one_at_a_time(stream, Arc::default(), closed));
+        }
+    });
+    let world = World::new();
+    let orders = world.server("orders", address).await;
+    let web = world.client("web").await;
+    let yaml = grpc("orders", &[orders.inbound()]);
+    orders.configure(&yaml).await;
+    web.configure(&yaml).await;
+    let calls = join_all((0..4).map(|_| async {
+        let mut client = Client::http2(web.outbound()).await;
+        client.unary("orders:9090", b"").await
+    }));
+    let opening = async {
+        until("all of them wait", || orders.proxy.in_flight() == 4).await;
+        until("it is connected to", || accepted.load(Ordering::SeqCst) > 0).await;
+        // Each look at its metrics takes longer than another connection.
+        (0..20).for_each(|_| drop(orders.metrics()));
+        // One for each worker.
+        assert!(accepted.load(Ordering::SeqCst) <= 2);
+        opens.send_replace(true);
+    };
+    let (answers, ()) = bounded(async { tokio::join!(calls, opening) }).await;
+    for answer in answers {
+        assert_eq!((answer.grpc(), answer.reason()), ("0", ""), "{answer:?}");
+    }
+}
+
+/// Speaks just enough HTTP/2 to answer one call at a time, and at first none until it is told to.
+async fn one_at_a_time(
+    mut stream: TcpStream,
+    refused: Arc<AtomicUsize>,
+    closed: Option<watch::Receiver<bool>>,
+) {
     stream.set_nodelay(true).expect("open");
     let mut preface = [0; 24];
     if stream.read_exact(&mut preface).await.is_err() {
@@ -165,8 +211,12 @@ async fn one_at_a_time(mut stream: TcpStream, refused: Arc<AtomicUsize>) {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
-    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
-    stream.write_all(&settings).await.expect("open");
+    let settings = |streams| [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, streams];
+    if let Some(mut closed) = closed {
+        stream.write_all(&settings(0)).await.expect("open");
+        drop(closed.wait_for(|open| *open).await);
+    }
+    stream.write_all(&settings(1)).await.expect("open");
     let mut open: Option<[u8; 4]> = None;
     let mut head = [0; 9];
     while stream.read_exact(&mut head).await.is_ok() {

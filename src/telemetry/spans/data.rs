@@ -7,8 +7,11 @@
 use std::{borrow::Cow, time::Duration};
 
 use super::{
-    super::record::{Attempt, Direction, Record},
-    wire::{self, Kind, SPAN_ATTRIBUTES},
+    super::{
+        record::{Attempt, Direction, Record},
+        recorder::Chunk,
+    },
+    wire::{self, Kind, key},
 };
 use crate::reason::{GrpcCode, Reason};
 
@@ -16,27 +19,24 @@ use crate::reason::{GrpcCode, Reason};
 const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"];
 
-/// The attempts that have a span: of outbound requests only.
-pub(super) fn attempts(record: &Record) -> impl Iterator<Item = &Attempt> {
-    record.attempts.iter().filter(|_| record.direction == Direction::Outbound)
-}
-
-/// Spans that are sent together, as fields of OTLP's `ScopeSpans`.
+/// Spans that go on together, as fields of OTLP's `ScopeSpans`.
 #[derive(Default)]
-pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
-    /// How many there are.
-    pub(super) spans: usize,
+pub(in crate::telemetry) struct Batch {
+    pub(in crate::telemetry) chunk: Chunk,
     /// For the span that is being written, whose length stands before it.
     span: Vec<u8>,
 }
 
-/// Adds the spans of `record` to `batch`.
-pub(super) fn extend(batch: &mut Batch, record: &Record) {
-    let base = Base { record, name: name(record) };
-    base.request(batch);
-    for (number, attempt) in (1..).zip(attempts(record)) {
-        base.attempt(batch, number, attempt);
+impl Batch {
+    /// Adds the spans of `record`.
+    pub(in crate::telemetry) fn extend(&mut self, record: &Record) {
+        let base = Base::of(record);
+        base.request(self);
+        // An inbound request has one attempt, the application, which answers with a span of its own.
+        let attempts = record.attempts.iter().filter(|_| record.direction == Direction::Outbound);
+        for (number, attempt) in (1..).zip(attempts) {
+            base.attempt(self, number, attempt);
+        }
     }
 }
 
@@ -44,6 +44,10 @@ pub(super) fn extend(batch: &mut Batch, record: &Record) {
 struct Base<'a> {
     record: &'a Record,
     name: Cow<'a, str>,
+    authority: &'a str,
+    /// Of the authority.
+    host: &'a str,
+    path: &'a str,
 }
 
 /// What tells the spans of a record apart, but for their attributes.
@@ -72,7 +76,13 @@ const IS_REMOTE: u32 = 0x200;
 /// `STATUS_CODE_ERROR`
 const ERROR: u64 = 2;
 
-impl Base<'_> {
+impl<'a> Base<'a> {
+    fn of(record: &'a Record) -> Self {
+        let (authority, path) = (record.authority(), record.path());
+        let (host, _) = host_and_port(authority);
+        Self { record, name: name(record, path), authority, host, path }
+    }
+
     fn request(&self, batch: &mut Batch) {
         let record = self.record;
         let end = End {
@@ -98,10 +108,10 @@ impl Base<'_> {
         };
         self.span(batch, &span, peer, |out| {
             if let Some(id) = &record.route {
-                wire::text(out, SPAN_ATTRIBUTES, "outrigger.route", &[&id.route, "/", &id.rule]);
+                wire::parts(out, key!("outrigger.route"), &[&id.route, "/", &id.rule]);
             }
             if !record.policy.is_empty() {
-                wire::text(out, SPAN_ATTRIBUTES, "outrigger.policy", &[&record.policy]);
+                wire::text(out, key!("outrigger.policy"), &record.policy);
             }
             peer_address(out, address);
         });
@@ -123,10 +133,9 @@ impl Base<'_> {
             duration: attempt.duration,
         };
         self.span(batch, &span, &attempt.place.endpoint, |out| {
-            wire::integer(out, SPAN_ATTRIBUTES, "outrigger.attempt", number);
+            wire::integer(out, key!("outrigger.attempt"), number);
             if !self.record.grpc && number > 1 {
-                let resends = "http.request.resend_count";
-                wire::integer(out, SPAN_ATTRIBUTES, resends, number - 1);
+                wire::integer(out, key!("http.request.resend_count"), number - 1);
             }
             peer_address(out, &attempt.place.address);
         });
@@ -134,7 +143,7 @@ impl Base<'_> {
 
     /// Writes a span, with `more` attributes at its end.
     fn span(&self, batch: &mut Batch, span: &Span, peer: &str, more: impl FnOnce(&mut Vec<u8>)) {
-        let Batch { bytes, spans, span: out } = batch;
+        let Batch { chunk, span: out } = batch;
         let record = self.record;
         let error = span.end.error(record.grpc, span.kind);
         let start = nanos(record.started.saturating_add(span.started));
@@ -161,66 +170,57 @@ impl Base<'_> {
         let remote = if span.remote { IS_REMOTE } else { 0 };
         let flags = HAS_IS_REMOTE | remote | u32::from(record.span.sampled);
         wire::long_fixed_32(out, 16, flags);
-        wire::message(bytes, 2, out);
-        *spans += 1;
+        wire::message(&mut chunk.bytes, 2, out);
+        chunk.count += 1;
     }
 
     /// What a request and its attempts have in common.
     fn attributes(&self, out: &mut Vec<u8>, kind: Kind, end: End, error: Option<&str>, peer: &str) {
         let record = self.record;
         if record.grpc {
-            put(out, "rpc.system.name", "grpc");
-            put(out, "rpc.method", grpc_method(record));
+            wire::text(out, key!("rpc.system.name"), "grpc");
+            wire::text(out, key!("rpc.method"), grpc_method(self.path));
             if let Some(code) = end.grpc_status {
-                put(out, "rpc.response.status_code", code.name());
+                wire::text(out, key!("rpc.response.status_code"), code.name());
             }
         } else {
             let known = METHODS.iter().find(|method| **method == record.method());
-            put(out, "http.request.method", known.copied().unwrap_or("_OTHER"));
+            wire::text(out, key!("http.request.method"), known.copied().unwrap_or("_OTHER"));
             if known.is_none() {
-                put(out, "http.request.method_original", record.method());
+                wire::text(out, key!("http.request.method_original"), record.method());
             }
             if kind == Kind::Server {
-                put(out, "url.scheme", "http");
-                put(out, "url.path", record.path());
+                wire::text(out, key!("url.scheme"), "http");
+                wire::text(out, key!("url.path"), self.path);
             } else {
-                let parts = ["http://", record.authority(), record.path()];
-                wire::text(out, SPAN_ATTRIBUTES, "url.full", &parts);
+                let parts = ["http://", self.authority, self.path];
+                wire::parts(out, key!("url.full"), &parts);
             }
             if end.http_status != 0 {
-                put_number(out, "http.response.status_code", end.http_status.into());
+                wire::integer(out, key!("http.response.status_code"), end.http_status.into());
             }
         }
-        let (host, _) = host_and_port(record.authority());
-        put(out, "server.address", host);
+        wire::text(out, key!("server.address"), self.host);
         if record.port != 0 {
-            put_number(out, "server.port", record.port.into());
+            wire::integer(out, key!("server.port"), record.port.into());
         }
         if record.protocol != "tcp" {
             let version = if record.protocol == "http/1.1" { "1.1" } else { "2" };
-            put(out, "network.protocol.version", version);
+            wire::text(out, key!("network.protocol.version"), version);
         }
         if let Some(error) = error {
-            put(out, "error.type", error);
+            wire::text(out, key!("error.type"), error);
         }
-        put(out, "outrigger.direction", record.direction.name());
+        wire::text(out, key!("outrigger.direction"), record.direction.name());
         let revision = i64::try_from(record.revision).unwrap_or(i64::MAX);
-        put_number(out, "outrigger.revision", revision);
+        wire::integer(out, key!("outrigger.revision"), revision);
         if let Some(reason) = end.reason {
-            put(out, "outrigger.reason", reason.name());
+            wire::text(out, key!("outrigger.reason"), reason.name());
         }
         if !peer.is_empty() {
-            put(out, "outrigger.peer", peer);
+            wire::text(out, key!("outrigger.peer"), peer);
         }
     }
-}
-
-fn put(out: &mut Vec<u8>, key: &str, value: &str) {
-    wire::text(out, SPAN_ATTRIBUTES, key, &[value]);
-}
-
-fn put_number(out: &mut Vec<u8>, key: &str, value: i64) {
-    wire::integer(out, SPAN_ATTRIBUTES, key, value);
 }
 
 impl End {
@@ -255,9 +255,9 @@ fn of_server(code: GrpcCode) -> bool {
 }
 
 /// `shop.Orders/Place`, or `POST shop/orders`: never a path, of which there may be any number.
-fn name(record: &Record) -> Cow<'_, str> {
+fn name<'a>(record: &'a Record, path: &'a str) -> Cow<'a, str> {
     if record.grpc {
-        return grpc_method(record).into();
+        return grpc_method(path).into();
     }
     let method = METHODS.iter().find(|method| **method == record.method());
     let method = method.copied().unwrap_or("HTTP");
@@ -267,30 +267,32 @@ fn name(record: &Record) -> Cow<'_, str> {
     }
 }
 
-fn grpc_method(record: &Record) -> &str {
-    record.path().strip_prefix('/').unwrap_or_else(|| record.path())
+fn grpc_method(path: &str) -> &str {
+    path.strip_prefix('/').unwrap_or(path)
 }
 
 /// `network.peer.address` and `network.peer.port`.
 fn peer_address(out: &mut Vec<u8>, address: &str) {
     let (host, port) = host_and_port(address);
     if !host.is_empty() {
-        put(out, "network.peer.address", host);
+        wire::text(out, key!("network.peer.address"), host);
     }
     if let Some(port) = port {
-        put_number(out, "network.peer.port", port.into());
+        wire::integer(out, key!("network.peer.port"), port.into());
     }
 }
 
 /// `[::1]:80` is `::1` and 80; what has no port has none.
 fn host_and_port(address: &str) -> (&str, Option<u16>) {
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+    let colon = address.bytes().rposition(|byte| byte == b':');
+    let (host, port) = match colon.map(|at| (&address[..at], &address[at + 1..])) {
+        Some((host, port)) if host.ends_with(']') || !host.as_bytes().contains(&b':') => {
             (host, port.parse().ok())
         }
         Some(_) | None => (address, None),
     };
-    (host.trim_start_matches('[').trim_end_matches(']'), port)
+    let host = host.strip_prefix('[').unwrap_or(host);
+    (host.strip_suffix(']').unwrap_or(host), port)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -305,7 +307,7 @@ mod tests {
     };
     use prost::Message as _;
 
-    use super::{Batch, extend, host_and_port};
+    use super::{Batch, host_and_port};
     use crate::{
         reason::{GrpcCode, Reason},
         snapshot::RouteId,
@@ -318,9 +320,9 @@ mod tests {
     /// As a collector reads them.
     fn spans(record: &Record) -> Vec<Span> {
         let mut batch = Batch::default();
-        extend(&mut batch, record);
-        let spans = ScopeSpans::decode(batch.bytes.as_slice()).expect("OTLP").spans;
-        assert_eq!(batch.spans, spans.len());
+        batch.extend(record);
+        let spans = ScopeSpans::decode(batch.chunk.bytes.as_slice()).expect("OTLP").spans;
+        assert_eq!(batch.chunk.count, spans.len());
         spans
     }
 

@@ -1,7 +1,5 @@
-//! Spans: built from records and sent by OTLP over gRPC, by one task behind a bounded queue.
-//!
-//! A worker only puts the record into the queue; the task writes spans of it, gathers them and sends
-//! them. The SDK's own processor and exporter are not used: they can neither say how many spans they
+//! Spans: written from records where a request ends, and sent by OTLP over gRPC by one task behind a
+//! bounded queue. The SDK's own processor and exporter are not used: they can neither say how many spans they
 //! lost nor change their collector while they run, and they cost more than the requests. What is lost,
 //! because the queue is full or the collector does not take it, is counted.
 
@@ -16,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{BufMut as _, Bytes};
+use bytes::BufMut as _;
 use http::{HeaderMap, uri::PathAndQuery};
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -24,7 +22,10 @@ use opentelemetry_sdk::{Resource, resource::TelemetryResourceDetector};
 use prost::Message as _;
 use tokio::{
     sync::{
-        mpsc::{self, error::TryRecvError},
+        mpsc::{
+            self,
+            error::{TryRecvError, TrySendError},
+        },
         oneshot, watch,
     },
     time::{Instant, sleep},
@@ -37,16 +38,16 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use self::data::Batch;
-use super::{chain, record::Record};
+pub(super) use self::data::Batch;
+use super::{chain, recorder::Chunk};
 use crate::task;
 
-/// Records that may wait.
-const QUEUE_RECORDS_MAX: usize = 2048;
-/// Spans that are sent together at most, but for the attempts of the last record.
-const BATCH_SPANS_MAX: usize = 512;
+/// Chunks of spans that may wait, each of about 16 KiB at most.
+const QUEUE_CHUNKS_MAX: usize = 256;
+/// A request of so many bytes takes no further chunk; collectors take 4 MiB as a rule.
+const EXPORT_BYTES: usize = 1024 * 1024;
 /// How long a span waits for others.
-const BATCH_WAIT: Duration = Duration::from_secs(1);
+const EXPORT_WAIT: Duration = Duration::from_secs(1);
 /// How often it is looked whether there are more.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long sending may take.
@@ -61,7 +62,7 @@ pub struct Exporter {
     pub gzip: bool,
 }
 
-/// Hands records to the sending task.
+/// Hands spans to the sending task.
 #[derive(Debug)]
 pub(super) struct Spans {
     queue: mpsc::Sender<Message>,
@@ -72,7 +73,7 @@ pub(super) struct Spans {
 }
 
 enum Message {
-    Record(Arc<Record>),
+    Spans(Chunk),
     /// Send everything, then say so.
     Flush(oneshot::Sender<()>),
 }
@@ -86,7 +87,7 @@ impl Spans {
         exporter: Exporter,
         dropped: Arc<AtomicU64>,
     ) -> Self {
-        let (queue, records) = mpsc::channel(QUEUE_RECORDS_MAX);
+        let (queue, spans) = mpsc::channel(QUEUE_CHUNKS_MAX);
         let on = AtomicBool::new(endpoint.is_some());
         let (endpoint, endpoints) = watch::channel(endpoint);
         let resource = Resource::builder_empty()
@@ -96,7 +97,7 @@ impl Spans {
         let attributes: Vec<KeyValue> =
             resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect();
         let sender = Sender {
-            records,
+            queue: spans,
             endpoints,
             collector: None,
             headers: MetadataMap::from_headers(exporter.headers),
@@ -127,12 +128,18 @@ impl Spans {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Queues a record's spans; never waits.
-    pub(super) fn send(&self, record: &Arc<Record>) {
-        if self.queue.try_send(Message::Record(Arc::clone(record))).is_err() {
-            let spans = 1 + data::attempts(record).count();
-            self.dropped.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
+    /// Queues what is in `spans`, or leaves it there; never waits.
+    pub(super) fn take(&self, spans: &mut Chunk) {
+        let lost = spans.hand_over(|spans| match self.queue.try_send(Message::Spans(spans)) {
+            Err(TrySendError::Full(Message::Spans(spans))) => Err(spans),
+            Ok(()) | Err(_) => Ok(()),
+        });
+        self.lose(lost);
+    }
+
+    /// Counts spans that nobody will send.
+    pub(super) fn lose(&self, spans: usize) {
+        self.dropped.fetch_add(wide(spans), Ordering::Relaxed);
     }
 
     /// Waits until all that was queued before is sent or lost, at most `bound`. May be cancelled.
@@ -149,7 +156,7 @@ impl Spans {
 
 /// The sending task.
 struct Sender {
-    records: mpsc::Receiver<Message>,
+    queue: mpsc::Receiver<Message>,
     endpoints: watch::Receiver<Option<String>>,
     /// For the endpoint last seen; `None`: it has none, or a malformed one.
     collector: Option<Grpc<Channel>>,
@@ -165,13 +172,13 @@ struct Sender {
 impl Sender {
     async fn run(mut self) {
         self.connect();
-        let mut batch = Batch::default();
-        while let Some(message) = self.records.recv().await {
-            let mut flushed = take(message, &mut batch);
-            let until = Instant::now() + BATCH_WAIT;
-            while flushed.is_none() && batch.spans < BATCH_SPANS_MAX {
-                match self.records.try_recv() {
-                    Ok(message) => flushed = take(message, &mut batch),
+        while let Some(message) = self.queue.recv().await {
+            let mut export = Export::default();
+            let mut flushed = export.take(message);
+            let until = Instant::now() + EXPORT_WAIT;
+            while flushed.is_none() && export.bytes < EXPORT_BYTES {
+                match self.queue.try_recv() {
+                    Ok(message) => flushed = export.take(message),
                     // Waiting for the next one would let each of them wake this task.
                     Err(TryRecvError::Empty) if Instant::now() < until => sleep(GATHER).await,
                     Err(_) => break,
@@ -180,8 +187,9 @@ impl Sender {
             if self.endpoints.has_changed().unwrap_or(false) {
                 self.connect();
             }
-            self.export(&batch).await;
-            (batch.spans, batch.bytes) = (0, Vec::new());
+            if !export.chunks.is_empty() {
+                self.export(export).await;
+            }
             if let Some(flushed) = flushed {
                 let _nobody_waits = flushed.send(());
             }
@@ -209,22 +217,19 @@ impl Sender {
             });
     }
 
-    async fn export(&mut self, batch: &Batch) {
-        if batch.spans == 0 {
-            return;
-        }
-        let spans = u64::try_from(batch.spans).unwrap_or(u64::MAX);
+    async fn export(&mut self, mut export: Export) {
+        let spans = wide(export.spans);
         // Switched off, or never right: said when it happened.
         let Some(collector) = &mut self.collector else {
             self.dropped.fetch_add(spans, Ordering::Relaxed);
             return;
         };
-        let request = Bytes::from(wire::request(&self.resource, &self.scope, &batch.bytes));
-        let headers = &self.headers;
-        let mut sent = send(collector, headers, request.clone()).await;
+        export.start = wire::request(&self.resource, &self.scope, export.bytes);
+        let (headers, export) = (&self.headers, Arc::new(export));
+        let mut sent = send(collector, headers, Arc::clone(&export)).await;
         // A connection that ended since the last time says so only now.
         if sent.as_ref().is_err_and(|status| status.code() == Code::Unavailable) {
-            sent = send(collector, headers, request).await;
+            sent = send(collector, headers, export).await;
         }
         match sent {
             Ok(refused) => {
@@ -247,27 +252,46 @@ impl Sender {
     }
 }
 
-fn take(message: Message, batch: &mut Batch) -> Option<oneshot::Sender<()>> {
-    match message {
-        Message::Record(record) => {
-            data::extend(batch, &record);
-            None
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// An `ExportTraceServiceRequest`.
+#[derive(Default)]
+struct Export {
+    start: Vec<u8>,
+    chunks: Vec<Vec<u8>>,
+    /// In the chunks.
+    bytes: usize,
+    spans: usize,
+}
+
+impl Export {
+    /// Adds spans; or says who is to be told when it is sent.
+    fn take(&mut self, message: Message) -> Option<oneshot::Sender<()>> {
+        match message {
+            Message::Spans(Chunk { bytes, count }) => {
+                self.bytes += bytes.len();
+                self.spans += count;
+                self.chunks.push(bytes);
+                None
+            }
+            Message::Flush(done) => Some(done),
         }
-        Message::Flush(done) => Some(done),
     }
 }
 
-/// Sends an `ExportTraceServiceRequest` and gives how many spans the collector refused.
+/// Sends it and gives how many spans the collector refused.
 async fn send(
     collector: &mut Grpc<Channel>,
     headers: &MetadataMap,
-    request: Bytes,
+    export: Arc<Export>,
 ) -> Result<u64, Status> {
     const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
     let sent = async {
         collector.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
         let path = PathAndQuery::from_static(EXPORT);
-        let request = Request::from_parts(headers.clone(), Extensions::default(), request);
+        let request = Request::from_parts(headers.clone(), Extensions::default(), export);
         collector.unary(request, path, Raw).await
     };
     // Connecting is in it, which the channel itself does not bound.
@@ -277,11 +301,11 @@ async fn send(
     }
 }
 
-/// Requests that are bytes already; of a response only the number of refused spans.
+/// Requests that are written already; of a response only the number of refused spans.
 struct Raw;
 
 impl Codec for Raw {
-    type Encode = Bytes;
+    type Encode = Arc<Export>;
     type Decode = u64;
     type Encoder = Self;
     type Decoder = Self;
@@ -296,11 +320,13 @@ impl Codec for Raw {
 }
 
 impl Encoder for Raw {
-    type Item = Bytes;
+    type Item = Arc<Export>;
     type Error = Status;
 
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
+    fn encode(&mut self, export: Arc<Export>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.reserve(export.start.len() + export.bytes);
+        to.put_slice(&export.start);
+        export.chunks.iter().for_each(|chunk| to.put_slice(chunk));
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::Server};
 
-use super::{BATCH_SPANS_MAX, Exporter, QUEUE_RECORDS_MAX, Spans};
+use super::{Batch, EXPORT_BYTES, Exporter, QUEUE_CHUNKS_MAX, Spans};
 use crate::{
     task::Tasks,
     telemetry::{Direction, Record, SpanContext, record::sample},
@@ -84,6 +84,13 @@ fn start_with(exporter: Exporter, endpoint: Option<String>) -> (Spans, Arc<Atomi
     (Spans::start(resource, endpoint, exporter, Arc::clone(&dropped)), dropped)
 }
 
+/// As a worker does at the end of a turn.
+fn send(spans: &Spans, record: &Record) {
+    let mut batch = Batch::default();
+    batch.extend(record);
+    spans.take(&mut batch.chunk);
+}
+
 /// All spans that arrived so far.
 fn arrived(spans: &mut mpsc::Receiver<Vec<ResourceSpans>>) -> Vec<Span> {
     let mut all = Vec::new();
@@ -107,8 +114,8 @@ async fn a_call_over_two_hops_arrives_as_one_tree() {
         parent: Some(attempt),
         ..sample()
     };
-    spans.send(&Arc::new(inbound));
-    spans.send(&Arc::new(outbound));
+    send(&spans, &inbound);
+    send(&spans, &outbound);
     spans.flush(BOUND).await;
 
     let batch = received.recv().await.expect("a batch");
@@ -144,14 +151,14 @@ async fn the_collector_may_change_while_it_runs() {
     let (second, mut at_second) = collector(&mut tasks).await;
     let (spans, dropped) = start(None);
     assert!(!spans.is_on());
-    let record = Arc::new(sample());
+    let record = sample();
     for (endpoint, expected) in
         [(Some(first), [3, 0]), (Some(second), [0, 3]), (None, [0, 0]), (Some(first), [3, 0])]
     {
         let endpoint = endpoint.map(|address| format!("http://{address}"));
         spans.set_endpoint(endpoint.as_deref());
         assert_eq!(spans.is_on(), endpoint.is_some());
-        spans.send(&record);
+        send(&spans, &record);
         spans.flush(BOUND).await;
         let counts = [arrived(&mut at_first).len(), arrived(&mut at_second).len()];
         assert_eq!(counts, expected, "{endpoint:?}");
@@ -169,7 +176,7 @@ async fn a_collector_that_wants_a_key_gets_it_and_what_is_sent_may_be_compressed
         [(Exporter { headers, gzip: true }, (3, 0)), (Exporter::default(), (0, 3))]
     {
         let (spans, dropped) = start_with(exporter, Some(format!("http://{address}")));
-        spans.send(&Arc::new(sample()));
+        send(&spans, &sample());
         spans.flush(BOUND).await;
         let counts = (arrived(&mut received).len(), dropped.load(Ordering::Relaxed));
         assert_eq!(counts, expected);
@@ -177,18 +184,24 @@ async fn a_collector_that_wants_a_key_gets_it_and_what_is_sent_may_be_compressed
 }
 
 #[tokio::test]
-async fn many_spans_go_in_batches() {
+async fn many_spans_go_in_few_requests() {
     let mut tasks = Tasks::new();
     let (address, mut received) = collector(&mut tasks).await;
     let (spans, dropped) = start(Some(format!("http://{address}")));
-    let record = Arc::new(sample());
-    for _ in 0..QUEUE_RECORDS_MAX {
-        spans.send(&record);
+    let mut batch = Batch::default();
+    let (mut records, mut bytes) = (0, 0);
+    while bytes < EXPORT_BYTES * 3 / 2 {
+        (0..100).for_each(|_| batch.extend(&sample()));
+        (records, bytes) = (records + 100, bytes + batch.chunk.bytes.len());
+        spans.take(&mut batch.chunk);
     }
     spans.flush(BOUND).await;
-    let all = arrived(&mut received).len();
-    assert_eq!(all, 3 * QUEUE_RECORDS_MAX);
-    assert!(all > BATCH_SPANS_MAX);
+    let (mut all, mut requests) = (0, 0);
+    while let Ok(batch) = received.try_recv() {
+        requests += 1;
+        all += batch[0].scope_spans[0].spans.len();
+    }
+    assert_eq!((all, requests), (3 * records, 2));
     assert_eq!(dropped.load(Ordering::Relaxed), 0);
 }
 
@@ -196,11 +209,16 @@ async fn many_spans_go_in_batches() {
 async fn a_queue_that_is_full_loses_spans_and_counts_them() {
     // Nothing runs between these calls on a single-threaded runtime, so nothing is taken out.
     let (spans, dropped) = start(None);
-    let record = Arc::new(sample());
-    for _ in 0..QUEUE_RECORDS_MAX + 10 {
-        spans.send(&record);
+    let (mut batch, mut made) = (Batch::default(), 0);
+    while dropped.load(Ordering::Relaxed) == 0 {
+        batch.extend(&sample());
+        made += 3;
+        spans.take(&mut batch.chunk);
+        assert!(made < 100_000, "nothing is lost");
     }
-    assert_eq!(dropped.load(Ordering::Relaxed), 30);
+    let lost = usize::try_from(dropped.load(Ordering::Relaxed)).expect("few");
+    assert_eq!((batch.chunk.count, lost + 3 * QUEUE_CHUNKS_MAX), (0, made));
+    assert!(lost > 3, "it was kept for a while");
 }
 
 #[tokio::test]
@@ -210,7 +228,7 @@ async fn a_collector_that_is_not_there_costs_its_spans() {
     drop(listener);
     for endpoint in [format!("http://{address}"), "not a URL".to_owned()] {
         let (spans, dropped) = start(Some(endpoint));
-        spans.send(&Arc::new(sample()));
+        send(&spans, &sample());
         spans.flush(BOUND).await;
         assert_eq!(dropped.load(Ordering::Relaxed), 3);
     }

@@ -12,7 +12,7 @@ const FIXED_32: u8 = 5;
 const VARINT: u8 = 0;
 
 /// `Span.attributes`, `Resource.attributes`.
-pub(super) const SPAN_ATTRIBUTES: u8 = 9;
+const SPAN_ATTRIBUTES: u8 = 9;
 const RESOURCE_ATTRIBUTES: u8 = 1;
 
 /// Which side of a call a span is.
@@ -22,6 +22,7 @@ pub(super) enum Kind {
     Client = 3,
 }
 
+#[inline]
 fn tag(field: u8, wire: u8) -> u8 {
     field << 3 | wire
 }
@@ -34,6 +35,7 @@ fn long_tag(field: u8, wire: u8) -> [u8; 2] {
 }
 
 /// Writes a number in groups of seven bits.
+#[inline]
 pub(super) fn varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
@@ -42,6 +44,7 @@ pub(super) fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
+#[inline]
 fn varint_length(number: u64) -> usize {
     usize::try_from((70 - (number | 1).leading_zeros()) / 7).unwrap_or_default()
 }
@@ -51,16 +54,19 @@ fn wide(length: usize) -> u64 {
 }
 
 /// How long a field of this length is, with tag and length.
+#[inline]
 fn field_length(length: usize) -> usize {
     1 + varint_length(wide(length)) + length
 }
 
+#[inline]
 fn begin(out: &mut Vec<u8>, field: u8, length: usize) {
     out.push(tag(field, LENGTH));
     varint(out, wide(length));
 }
 
 /// Writes a field of bytes; an empty one is left out.
+#[inline]
 pub(super) fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
     if !value.is_empty() {
         begin(out, field, value.len());
@@ -69,12 +75,14 @@ pub(super) fn bytes(out: &mut Vec<u8>, field: u8, value: &[u8]) {
 }
 
 /// Writes a number.
+#[inline]
 pub(super) fn number(out: &mut Vec<u8>, field: u8, value: u64) {
     out.push(tag(field, VARINT));
     varint(out, value);
 }
 
 /// Writes eight bytes.
+#[inline]
 pub(super) fn fixed(out: &mut Vec<u8>, field: u8, value: u64) {
     out.push(tag(field, FIXED_64));
     out.extend_from_slice(&value.to_le_bytes());
@@ -86,24 +94,60 @@ pub(super) fn long_fixed_32(out: &mut Vec<u8>, field: u8, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// Writes a `KeyValue` of a text, whose parts follow each other.
-pub(super) fn text(out: &mut Vec<u8>, field: u8, key: &str, parts: &[&str]) {
-    let length = parts.iter().map(|part| part.len()).sum();
-    let any = field_length(length);
-    begin(out, field, field_length(key.len()) + field_length(any));
-    bytes(out, 1, key.as_bytes());
-    begin(out, 2, any);
-    begin(out, 1, length);
+/// `KeyValue.key` and the tag of `KeyValue.value`.
+pub(super) const fn key_bytes<const N: usize>(name: &str) -> [u8; N] {
+    let (name, mut key) = (name.as_bytes(), [0; N]);
+    assert!(N == name.len() + 3 && N < 0x80, "a length of one byte");
+    key[0] = 1 << 3 | LENGTH;
+    key[1] = (N - 3).to_le_bytes()[0];
+    let mut at = 0;
+    while at < name.len() {
+        key[at + 2] = name[at];
+        at += 1;
+    }
+    key[N - 1] = 2 << 3 | LENGTH;
+    key
+}
+
+/// An attribute's key as [`text`] and [`integer`] take it, made when this is compiled.
+macro_rules! key {
+    ($name:literal) => {{
+        const KEY: &[u8] = &$crate::telemetry::spans::wire::key_bytes::<{ $name.len() + 3 }>($name);
+        KEY
+    }};
+}
+pub(super) use key;
+
+/// Writes an attribute of a text.
+#[inline]
+pub(super) fn text(out: &mut Vec<u8>, key: &[u8], text: &str) {
+    begin_text(out, key, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Writes an attribute of a text, whose parts follow each other.
+pub(super) fn parts(out: &mut Vec<u8>, key: &[u8], parts: &[&str]) {
+    begin_text(out, key, parts.iter().map(|part| part.len()).sum());
     parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
-/// Writes a `KeyValue` of a number.
-pub(super) fn integer(out: &mut Vec<u8>, field: u8, key: &str, value: i64) {
+#[inline]
+fn begin_text(out: &mut Vec<u8>, key: &[u8], length: usize) {
+    let any = field_length(length);
+    begin(out, SPAN_ATTRIBUTES, key.len() + varint_length(wide(any)) + any);
+    out.extend_from_slice(key);
+    varint(out, wide(any));
+    begin(out, 1, length);
+}
+
+/// Writes an attribute of a number.
+#[inline]
+pub(super) fn integer(out: &mut Vec<u8>, key: &[u8], value: i64) {
     let value = value.cast_unsigned();
     let any = 1 + varint_length(value);
-    begin(out, field, field_length(key.len()) + field_length(any));
-    bytes(out, 1, key.as_bytes());
-    begin(out, 2, any);
+    begin(out, SPAN_ATTRIBUTES, key.len() + varint_length(wide(any)) + any);
+    out.extend_from_slice(key);
+    varint(out, wide(any));
     number(out, 3, value);
 }
 
@@ -115,9 +159,14 @@ pub(super) fn message(out: &mut Vec<u8>, field: u8, message: &[u8]) {
 
 /// A `Resource`.
 pub(super) fn resource<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<u8> {
-    let mut out = Vec::new();
+    let (mut out, mut pair, mut any) = (Vec::new(), Vec::new(), Vec::new());
     for KeyValue { key, value, .. } in attributes {
-        text(&mut out, RESOURCE_ATTRIBUTES, key.as_str(), &[&value.as_str()]);
+        pair.clear();
+        any.clear();
+        bytes(&mut any, 1, value.as_str().as_bytes());
+        bytes(&mut pair, 1, key.as_str().as_bytes());
+        message(&mut pair, 2, &any);
+        message(&mut out, RESOURCE_ATTRIBUTES, &pair);
     }
     out
 }
@@ -130,15 +179,15 @@ pub(super) fn scope(name: &str, version: &str) -> Vec<u8> {
     out
 }
 
-/// An `ExportTraceServiceRequest` of one resource and one scope; `spans` are fields of `ScopeSpans`.
-pub(super) fn request(resource: &[u8], scope: &[u8], spans: &[u8]) -> Vec<u8> {
-    let scope_spans = field_length(scope.len()) + spans.len();
+/// How an `ExportTraceServiceRequest` of one resource and one scope begins; so many bytes of spans,
+/// which are fields of `ScopeSpans`, follow it and are its end.
+pub(super) fn request(resource: &[u8], scope: &[u8], spans: usize) -> Vec<u8> {
+    let scope_spans = field_length(scope.len()) + spans;
     let resource_spans = field_length(resource.len()) + field_length(scope_spans);
-    let mut out = Vec::with_capacity(field_length(resource_spans));
+    let mut out = Vec::with_capacity(field_length(resource_spans) - spans);
     begin(&mut out, 1, resource_spans);
     message(&mut out, 1, resource);
     begin(&mut out, 2, scope_spans);
     message(&mut out, 1, scope);
-    out.extend_from_slice(spans);
     out
 }

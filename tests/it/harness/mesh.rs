@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Certificates, Place, Program, Said};
+use super::{Certificates, Island, Place, Program, Said};
 
 /// The flags that let the system choose every port of a sidecar.
 pub(crate) fn free_ports() -> Vec<String> {
@@ -121,6 +121,18 @@ impl Mesh {
         let control = Program::start(&place, "control-plane", &first).await;
         // Started again, it has to be where its sidecars and contexts know it.
         args.extend(["--listen".into(), control.address("listen").to_string()]);
+        Self { control, place, args }
+    }
+
+    /// Starts a control plane on an island; what joins it is here.
+    pub(crate) async fn start_on(island: &Island) -> Self {
+        let place = Place::new();
+        let listen = format!("{}:0", island.address);
+        let args = ["control-plane", "--metrics", "127.0.0.1:0", "--listen", &listen];
+        let args = args.map(str::to_owned).to_vec();
+        let mut control =
+            Program::begin_under(&place, "control-plane", &island.under(), &args, &[]);
+        control.wait_ready(&place).await;
         Self { control, place, args }
     }
 

@@ -4,6 +4,7 @@
 mod app;
 mod certificates;
 mod http;
+mod island;
 mod mesh;
 mod peers;
 mod place;
@@ -26,6 +27,7 @@ use tokio::{
 pub(crate) use app::{App, echo, echo_client};
 pub(crate) use certificates::Certificates;
 pub(crate) use http::{get, metrics, request};
+pub(crate) use island::Island;
 pub(crate) use mesh::{
     Mesh, StaticPair, service_yaml, sidecar_args, spiffe_id, start_static_server, workload_yaml,
 };

@@ -59,12 +59,23 @@ impl Program {
         args: &[String],
         environment: &[(&str, &str)],
     ) -> Self {
+        Self::begin_under(place, name, &[], args, environment)
+    }
+
+    /// The same by a command line that becomes the program, such as `ip netns exec`.
+    pub(crate) fn begin_under(
+        place: &Place,
+        name: &str,
+        under: &[String],
+        args: &[String],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let ready = place.path(format!("log/{name}.ready"));
         fs::write(&ready, "").unwrap();
         // The shell opens file descriptor 3 in this child alone, and becomes the program.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "ready=$1; shift; exec \"$@\" 3>>\"$ready\"", "sh"]);
-        command.arg(&ready).arg(env!("CARGO_BIN_EXE_outrigger"));
+        command.arg(&ready).args(under).arg(env!("CARGO_BIN_EXE_outrigger"));
         let (role, rest) = args.split_first().expect("a role");
         command.args([role.as_str(), "--ready-fd", "3"]).args(rest);
         Self::spawn(place, name, command, environment)
