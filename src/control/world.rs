@@ -158,10 +158,10 @@ impl World {
     }
 
     /// As [`Self::all`], from a key on.
-    pub(crate) fn range(
-        &self,
-        from: Bound<&ResourceKey>,
-    ) -> impl Iterator<Item = (&ResourceKey, &Arc<pb::Resource>)> {
+    pub(crate) fn range<'a>(
+        &'a self,
+        from: Bound<&'a ResourceKey>,
+    ) -> impl Iterator<Item = (&'a ResourceKey, &'a Arc<pb::Resource>)> {
         let range = (from, Bound::Unbounded);
         let stored = self.stored.resources.range::<ResourceKey, _>(range);
         let stored = stored.filter(|(key, _)| !self.live.contains(key));
