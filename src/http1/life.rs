@@ -3,7 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, connection::Role, reader::Reader, writer::Writer};
+use super::{
+    Connection,
+    connection::{Exchange, Role},
+    reader::Reader,
+    writer::Writer,
+};
 use crate::http::{ConnectionError, ErrorCode, StreamError};
 
 /// Memory for output above this is given back when a connection is idle. Bytes.
@@ -98,6 +103,17 @@ impl Connection {
     /// Whether nothing is under way and the connection can still be used.
     pub fn is_idle(&self) -> bool {
         !self.now.open && !self.begun && self.over.is_none()
+    }
+
+    /// Whether a message has begun whose rest has not come, tunnels left aside.
+    pub fn is_amid(&self) -> bool {
+        let Exchange { open, headed, tunnel, read, .. } = &self.now;
+        let body = !matches!(read, Reader::Done | Reader::Refused);
+        match self.role {
+            Role::Server if !open => self.begun,
+            Role::Server => body && !tunnel,
+            Role::Client => *open && !tunnel && (body || !headed),
+        }
     }
 
     /// How many streams are open: none or one.

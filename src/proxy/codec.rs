@@ -98,6 +98,15 @@ impl Codec {
         }
     }
 
+    /// Whether the peer may hold back the rest of a message until what came of it is acknowledged. Who
+    /// speaks HTTP/2 does not (as all known implementations set `TCP_NODELAY`).
+    pub(super) fn is_amid(&self) -> bool {
+        match self {
+            Self::Http1(codec) => codec.is_amid(),
+            Self::Http2(_) => false,
+        }
+    }
+
     /// Whether the peer takes no requests at all for now, on whatever connection.
     pub(super) fn is_shut(&self) -> bool {
         match self {

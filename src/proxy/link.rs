@@ -153,6 +153,11 @@ impl Link {
                 let mut input = &*plain;
                 self.drive(&mut input);
                 self.leave(input);
+                if self.codec.borrow().is_amid()
+                    && let Some(wire) = self.wire.borrow().as_ref()
+                {
+                    wire.acknowledge();
+                }
             }
             Poll::Ready(ended) => self.lose(ended.err()),
         }

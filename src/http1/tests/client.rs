@@ -319,3 +319,30 @@ fn a_drained_client_opens_nothing() {
     let events = end.give(b"HTTP/1.1 204 \r\n\r\n");
     assert_eq!(events, ["head :status=204.", "closed closed here"]);
 }
+
+#[test]
+fn it_is_known_whether_more_of_a_message_must_come() {
+    let mut end = asked(GET, true);
+    for (bytes, amid) in [
+        ("HTTP/1.1 20", true),
+        ("0 OK\r\nContent-Length: 5\r\n\r\n", true),
+        ("hel", true),
+        ("lo", false),
+    ] {
+        end.give(bytes.as_bytes());
+        assert_eq!(end.connection.is_amid(), amid, "{bytes}");
+    }
+    let mut server = End::server();
+    for (bytes, amid) in [
+        ("POST / HTTP/1.1\r\nHost: x\r\n", true),
+        ("Content-Length: 2\r\n\r\n", true),
+        ("a", true),
+        ("b", false),
+    ] {
+        server.give(bytes.as_bytes());
+        assert_eq!(server.connection.is_amid(), amid, "{bytes}");
+    }
+    let mut server = End::server();
+    server.give(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(!server.connection.is_amid());
+}
