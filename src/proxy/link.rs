@@ -25,6 +25,9 @@ use crate::http::{ConnectionError, ErrorCode, HeaderBlock, OpenError};
 
 /// How often a connection is read from before others get their turn.
 const READS_PER_POLL: usize = 8;
+/// A longer read is of a body that flows: nobody holds it back, and each acknowledgement asked for is a
+/// system call.
+const SHORT_BYTES: usize = 16 * 1024;
 /// A larger buffer of unread bytes is not kept when it is empty.
 const LEFT_BYTES_MAX: usize = 128 * 1024;
 
@@ -153,7 +156,8 @@ impl Link {
                 let mut input = &*plain;
                 self.drive(&mut input);
                 self.leave(input);
-                if self.codec.borrow().is_amid()
+                if length < SHORT_BYTES
+                    && self.codec.borrow().is_amid()
                     && let Some(wire) = self.wire.borrow().as_ref()
                 {
                     wire.acknowledge();

@@ -1,6 +1,6 @@
 //! The commands that are clients of the API, as users run them.
 
-use std::process::Stdio;
+use std::{os::unix::net::UnixListener, process::Stdio};
 
 use serde_json::Value;
 use tokio::{
@@ -500,15 +500,16 @@ async fn what_can_not_be_kept_is_not_made() {
         assert_said(&said, 0, "admin\n", "");
     }
     // What is no file is not replaced by one.
-    let said = mesh.run(&["backup", "/dev/null"]).await;
+    let _socket = UnixListener::bind(mesh.place.path("home/socket")).expect("a socket");
+    let said = mesh.run(&["backup", "socket"]).await;
     assert_said(
         &said,
         1,
         "",
-        "error: /dev/null is no file that could be replaced\n  \
+        "error: socket is no file that could be replaced\n  \
          try: outrigger backup - writes to stdout\n",
     );
-    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    assert!(!std::fs::metadata(mesh.place.path("home/socket")).unwrap().is_file());
 }
 
 #[tokio::test]
