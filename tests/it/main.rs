@@ -40,5 +40,6 @@ mod run;
 mod secrets;
 mod static_mode;
 mod systemd;
+mod usage;
 mod version;
 mod wrong;
