@@ -139,12 +139,7 @@ async fn an_application_is_asked_how_many_streams_it_takes_before_it_gets_any() 
             connections.spawn("connection", one_at_a_time(stream, refused, None));
         }
     });
-    let world = World::new();
-    let orders = world.server("orders", address).await;
-    let web = world.client("web").await;
-    let yaml = grpc("orders", &[orders.inbound()]);
-    orders.configure(&yaml).await;
-    web.configure(&yaml).await;
+    let (_world, _orders, web) = pair(address, "").await;
     let calls = (0..8).map(|_| async {
         let mut client = Client::http2(web.outbound()).await;
         for _ in 0..10 {
@@ -172,12 +167,7 @@ async fn an_application_that_takes_no_streams_for_now_is_not_connected_to_again_
             connections.spawn("connection", one_at_a_time(stream, Arc::default(), closed));
         }
     });
-    let world = World::new();
-    let orders = world.server("orders", address).await;
-    let web = world.client("web").await;
-    let yaml = grpc("orders", &[orders.inbound()]);
-    orders.configure(&yaml).await;
-    web.configure(&yaml).await;
+    let (_world, orders, web) = pair(address, "").await;
     let calls = join_all((0..4).map(|_| async {
         let mut client = Client::http2(web.outbound()).await;
         client.unary("orders:9090", b"").await
