@@ -37,11 +37,13 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // A restarted process takes its port back while old connections still linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
+    // Accepted sockets inherit them, each of which would cost six system calls otherwise.
+    tune(&socket)?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// The next connection, with its options set. What concerns a single connection (it was gone before
+/// The next connection, which has the options of its listener. What concerns a single connection (it was gone before
 /// it was accepted) or passes (no file descriptors left) is no end of the listener.
 ///
 /// Cancel safe: no connection is lost.
@@ -51,11 +53,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // It fails only for a connection that is gone; whoever reads from it sees that.
-                drop(tune(&stream));
-                return Ok((stream, peer));
-            }
+            Ok(accepted) => return Ok(accepted),
             Err(error) if is_exhausted(&error) => {
                 tracing::warn!(%error, "can not accept connections, waiting");
                 tokio::time::sleep(EXHAUSTED_WAIT).await;

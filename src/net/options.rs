@@ -14,7 +14,7 @@ pub const KEEPALIVE_PROBES: u32 = 3;
 /// without it a vanished host holds a stream for a quarter of an hour.
 pub const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
-/// Sets them on a stream: small frames leave at once, a dead peer is noticed.
+/// Sets them on a stream, or on a listener for all that it accepts: small frames leave at once, a dead peer is noticed.
 ///
 /// # Errors
 /// When the stream is closed already or is no TCP stream.

@@ -1,13 +1,15 @@
-//! Listeners. One acceptor hands each socket to the worker with the fewest connections: with one
-//! listener per worker the kernel would spread them by hash, and a few long-lived connections would
-//! often leave a worker idle. TLS runs on the worker, so that a slow handshake holds up nobody here.
+//! Listeners. Each has one acceptor, which lives on a worker and hands every socket to the worker with
+//! the fewest connections: with one listener per worker the kernel would spread them by hash, and a
+//! few long-lived connections would often leave a worker idle. What stays with the worker that
+//! accepted it costs no other thread's attention.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -22,7 +24,7 @@ use super::{
     ends::Ends,
     settings::{Address, CONNECTIONS_MAX, WARN_EVERY},
     start::StartError,
-    worker::{Crew, Handed, Socket},
+    worker::{Crew, Handed, Socket, Worker},
 };
 use crate::{
     net::{self, ListenError},
@@ -73,18 +75,30 @@ impl Listener {
         }
     }
 
+    /// The same, woken by the runtime of this thread.
+    pub(super) fn moved_here(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener, address) => {
+                Self::Tcp(TcpListener::from_std(listener.into_std()?)?, address)
+            }
+            Self::Unix(listener, file) => {
+                Self::Unix(UnixListener::from_std(listener.into_std()?)?, file)
+            }
+        })
+    }
+
     /// The next connection. Cancel safe.
     async fn accept(&self) -> io::Result<(Socket, Arc<str>, Option<Ends>)> {
         match self {
             Self::Tcp(listener, _) => {
                 let (stream, peer) = net::accept(listener).await?;
                 let ends = Ends::new(peer, stream.local_addr()?);
-                Ok((Socket::Tcp(stream.into_std()?), peer.to_string().into(), Some(ends)))
+                Ok((Socket::Tcp(stream), peer.to_string().into(), Some(ends)))
             }
             Self::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
                 let address = format!("unix:{}", file.0.display());
-                Ok((Socket::Unix(stream.into_std()?), address.into(), None))
+                Ok((Socket::Unix(stream), address.into(), None))
             }
         }
     }
@@ -130,15 +144,18 @@ impl Drop for Counted {
     }
 }
 
-/// Accepts until asked to end, and then closes the listener: who dials it then is refused, which
-/// tells a sidecar that its request was unseen.
-pub(super) async fn accept(
-    crew: Arc<Crew>,
-    listener: Listener,
-    side: Side,
-    drain: Drain,
-    limit: Limit,
-) {
+/// Whom a listener's connections are for, and how many there may be.
+pub(super) struct Acceptor {
+    pub(super) listener: Listener,
+    pub(super) side: Side,
+    pub(super) drain: Drain,
+    pub(super) limit: Limit,
+}
+
+/// Accepts until asked to end or the crew is dismissed, and then closes the listener: who dials it
+/// then is refused, which tells a sidecar that its request was unseen.
+pub(super) async fn accept(worker: Rc<Worker>, crew: Weak<Crew>, acceptor: Acceptor) {
+    let Acceptor { listener, side, drain, limit } = acceptor;
     let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -164,9 +181,10 @@ pub(super) async fn accept(
             }
             continue;
         };
+        let Some(crew) = crew.upgrade() else { return };
         let side = side.clone();
         let handed = Handed { socket, side, address, ends, guard: drain.guard(), counted };
-        crew.hand(handed).await;
+        crew.hand(&worker, handed).await;
     }
 }
 

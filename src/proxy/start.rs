@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    acceptor::{self, Listener},
+    acceptor::{self, Acceptor, Listener},
     connection::Side,
     core::Core,
     destination::EndpointReport,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     net::{self, ListenError},
     snapshot::{self, Snapshot},
-    task::{self, Drain},
+    task,
     telemetry::Telemetry,
     tls::Identity,
     units::ServiceName,
@@ -82,19 +82,16 @@ pub enum StartError {
 pub struct Proxy {
     core: Arc<Core>,
     addresses: Addresses,
-    /// Dropped before the workers, so that nobody hands them sockets any more.
-    listeners: [task::Tasks; 2],
     _adopting: task::Tasks,
     _crew: Arc<Crew>,
 }
 
 impl Proxy {
     /// Listens and serves. Until there is a configuration, requests wait a bounded time for it. Needs
-    /// a Tokio runtime that lives as long as the proxy, for the acceptors.
+    /// a Tokio runtime that lives as long as the proxy, for the task that takes over configuration.
     ///
     /// # Errors
     /// When an address can not be listened on, or there is no thread for a worker.
-    #[allow(clippy::unused_async, reason = "starting may wait, and callers should not care")]
     pub async fn start(mut settings: Settings, shared: Shared) -> Result<Self, StartError> {
         let mut addresses = Addresses::default();
         let [mut inbound, mut outbound] = [Vec::new(), Vec::new()];
@@ -122,19 +119,18 @@ impl Proxy {
         let crew = Arc::new(worker::start(&core)?);
         let adopting = adopt(&core, &shared.snapshots);
         watch_destinations(&core);
-        let accepting = |listeners: Vec<(Listener, Side)>, drain: &Drain| {
-            let mut tasks = task::Tasks::new();
+        let sides = [(inbound, &core.inbound_drain), (outbound, &core.outbound_drain)];
+        let mut turn = 0;
+        for (listeners, drain) in sides {
             let limit = acceptor::Limit::default();
             for (listener, side) in listeners {
-                let crew = Arc::clone(&crew);
-                let accept = acceptor::accept(crew, listener, side, drain.clone(), limit.clone());
-                tasks.spawn("acceptor", accept);
+                let (drain, limit) = (drain.clone(), limit.clone());
+                let acceptor = Acceptor { listener, side, drain, limit };
+                crew.accept(turn, acceptor).await.map_err(StartError::Worker)?;
+                turn += 1;
             }
-            tasks
-        };
-        let listeners =
-            [accepting(inbound, &core.inbound_drain), accepting(outbound, &core.outbound_drain)];
-        Ok(Self { core, addresses, listeners, _adopting: adopting, _crew: crew })
+        }
+        Ok(Self { core, addresses, _adopting: adopting, _crew: crew })
     }
 
     /// Where it listens, with the ports that it got.
@@ -192,10 +188,7 @@ impl Proxy {
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy")
-            .field("addresses", &self.addresses)
-            .field("listeners", &self.listeners)
-            .finish_non_exhaustive()
+        f.debug_struct("Proxy").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,13 +13,13 @@ use std::{
 use tokio::{
     net::{TcpStream, UnixStream},
     runtime,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::LocalSet,
     time::{MissedTickBehavior, interval},
 };
 
 use super::{
-    acceptor::Counted,
+    acceptor::{self, Acceptor, Counted},
     connection::{self, Accepted, Counts, Side},
     core::Core,
     ends::Ends,
@@ -41,6 +41,8 @@ const EVENT_INTERVAL: u32 = 1024;
 
 /// What a worker owns.
 pub(super) struct Worker {
+    /// Its place in the crew.
+    place: usize,
     pub(super) core: Arc<Core>,
     pub(super) hub: Rc<Hub>,
     pub(super) pool: Pool,
@@ -53,13 +55,21 @@ pub(super) struct Crew {
     seats: Vec<Seat>,
 }
 
-/// The acceptors' end of one worker. Dropping all of them ends the worker.
+/// The others' end of one worker. Dropping all of them ends the worker.
 struct Seat {
-    sockets: mpsc::Sender<(Handed, Counted)>,
+    orders: mpsc::Sender<Order>,
     connections: Arc<AtomicUsize>,
 }
 
-/// A socket on its way to a worker. It belongs to no runtime on the way.
+/// What a worker is asked to do.
+enum Order {
+    /// To accept connections; says when it does.
+    Accept(Acceptor, Weak<Crew>, oneshot::Sender<std::io::Result<()>>),
+    /// To serve a connection that another worker has accepted.
+    Serve(Handed, Counted),
+}
+
+/// A socket on its way to a worker.
 pub(super) struct Handed {
     pub(super) socket: Socket,
     pub(super) side: Side,
@@ -71,71 +81,114 @@ pub(super) struct Handed {
     pub(super) counted: Counted,
 }
 
-/// A socket without a runtime.
+/// A socket that was accepted, woken by the runtime of the thread that did.
 pub(super) enum Socket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Socket {
-    fn open(self) -> std::io::Result<io::Socket> {
+    /// The same, woken by the runtime of this thread.
+    fn moved_here(self) -> std::io::Result<Self> {
         Ok(match self {
-            Self::Tcp(stream) => io::Socket::Tcp(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => io::Socket::Unix(UnixStream::from_std(stream)?),
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
         })
+    }
+}
+
+impl From<Socket> for io::Socket {
+    fn from(socket: Socket) -> Self {
+        match socket {
+            Socket::Tcp(stream) => Self::Tcp(stream),
+            Socket::Unix(stream) => Self::Unix(stream),
+        }
+    }
+}
+
+impl Worker {
+    /// Serves a connection of this thread.
+    fn serve(self: &Rc<Self>, handed: Handed, busy: Counted) {
+        let Handed { socket, side, address, ends, guard, counted } = handed;
+        let counts = Counts { guard, _of_side: counted, _of_worker: busy };
+        let accepted = Accepted { socket: socket.into(), side, address, ends, counts };
+        let serve = connection::serve(Rc::clone(self), accepted);
+        let _runs_on = task::spawn_local("connection", serve);
     }
 }
 
 /// Starts as many as the settings say.
 pub(super) fn start(core: &Arc<Core>) -> Result<Crew, StartError> {
-    let seats =
-        (0..core.settings.workers.max(1)).map(|_| seat(core)).collect::<std::io::Result<_>>();
+    let places = 0..core.settings.workers.max(1);
+    let seats = places.map(|place| seat(core, place)).collect::<std::io::Result<_>>();
     Ok(Crew { seats: seats.map_err(StartError::Worker)? })
 }
 
-fn seat(core: &Arc<Core>) -> std::io::Result<Seat> {
+fn seat(core: &Arc<Core>, place: usize) -> std::io::Result<Seat> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)
         .build()?;
-    let (sockets, handed) = mpsc::channel(HANDED_MAX);
+    let (orders, given) = mpsc::channel(HANDED_MAX);
     let connections = Arc::new(AtomicUsize::new(0));
     let core = Arc::clone(core);
     let _joined_never = task::thread("worker", move || {
         let local = LocalSet::new();
-        local.block_on(&runtime, work(core, handed));
+        local.block_on(&runtime, work(core, place, given));
         drop(local);
         // A name that is being looked up must not hold up the end.
         runtime.shutdown_background();
     })?;
-    Ok(Seat { sockets, connections })
+    Ok(Seat { orders, connections })
 }
 
 impl Crew {
-    /// Hands a socket to the worker with the fewest connections. Waits while that one has too many
-    /// sockets that it has not looked at; may be cancelled, which closes the socket.
-    pub(super) async fn hand(&self, handed: Handed) {
-        let fewest = |seat: &&Seat| seat.connections.load(Ordering::Relaxed);
-        let open = self.seats.iter().filter(|seat| !seat.sockets.is_closed());
-        let Some(seat) = open.min_by_key(fewest) else {
+    /// Has a worker accept the connections of a listener, until the crew is dropped. `turn` spreads
+    /// the listeners over the workers.
+    pub(super) async fn accept(
+        self: &Arc<Self>,
+        turn: usize,
+        acceptor: Acceptor,
+    ) -> std::io::Result<()> {
+        let (said, heard) = oneshot::channel();
+        let seat = self.seats.get(turn % self.seats.len());
+        let order = Order::Accept(acceptor, Arc::downgrade(self), said);
+        if let Some(seat) = seat
+            && seat.orders.send(order).await.is_ok()
+            && let Ok(said) = heard.await
+        {
+            return said;
+        }
+        Err(std::io::Error::other("the worker has ended"))
+    }
+
+    /// Hands a socket that worker `by` has accepted to the one with the fewest connections. Waits
+    /// while that one has too many that it has not looked at; may be cancelled, which closes the
+    /// socket.
+    pub(super) async fn hand(&self, by: &Rc<Worker>, handed: Handed) {
+        let fewest = |(_, seat): &(usize, &Seat)| seat.connections.load(Ordering::Relaxed);
+        let open = self.seats.iter().enumerate().filter(|(_, seat)| !seat.orders.is_closed());
+        let Some((place, seat)) = open.min_by_key(fewest) else {
             return tracing::error!("no worker is left; a connection was closed");
         };
         seat.connections.fetch_add(1, Ordering::Relaxed);
         let counted = Counted::of(&seat.connections);
-        if seat.sockets.send((handed, counted)).await.is_err() {
+        if place == by.place {
+            by.serve(handed, counted);
+        } else if seat.orders.send(Order::Serve(handed, counted)).await.is_err() {
             tracing::error!("a worker is gone; a connection was closed");
         }
     }
 }
 
-/// Serves what it is handed until nobody can hand it anything any more.
-async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
+/// Does what it is asked until nobody can ask it for anything any more.
+async fn work(core: Arc<Core>, place: usize, mut orders: mpsc::Receiver<Order>) {
     let (hub, woken) = Hub::new(&core.pressure);
     let pool =
         Pool::new(Rc::clone(&hub), Arc::clone(&core.dialer), core.settings.connection_age_max);
     let recorder = Recorder::new(&core.telemetry);
     let memory = Memory::default();
-    let worker = Rc::new(Worker { core, hub: Rc::clone(&hub), pool, memory, recorder });
+    let worker = Rc::new(Worker { place, core, hub: Rc::clone(&hub), pool, memory, recorder });
     let (stories, flushed) = (Rc::clone(&hub), Rc::clone(&worker));
     let _ends_with_the_thread = [
         task::spawn_local("upkeep", upkeep(Rc::clone(&worker))),
@@ -145,19 +198,25 @@ async fn work(core: Arc<Core>, mut handed: mpsc::Receiver<(Handed, Counted)>) {
         }),
         task::spawn_local("stories", async move { stories.listen(woken).await }),
     ];
-    while let Some((handed, busy)) = handed.recv().await {
-        let Handed { socket, side, address, ends, guard, counted } = handed;
-        let socket = match socket.open() {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%address, %error, "a connection can not be served");
-                continue;
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Accept(acceptor, crew, said) => {
+                let moved = acceptor.listener.moved_here().map(|listener| {
+                    let acceptor = Acceptor { listener, ..acceptor };
+                    let accept = acceptor::accept(Rc::clone(&worker), crew, acceptor);
+                    let _runs_on = task::spawn_local("acceptor", accept);
+                });
+                // Who asked may have given up.
+                drop(said.send(moved));
             }
-        };
-        let counts = Counts { guard, _of_side: counted, _of_worker: busy };
-        let accepted = Accepted { socket, side, address, ends, counts };
-        let serve = connection::serve(Rc::clone(&worker), accepted);
-        let _runs_on = task::spawn_local("connection", serve);
+            Order::Serve(handed, busy) => match handed.socket.moved_here() {
+                Ok(socket) => worker.serve(Handed { socket, ..handed }, busy),
+                Err(error) => {
+                    let address = handed.address;
+                    tracing::warn!(%address, %error, "a connection can not be served");
+                }
+            },
+        }
     }
 }
 
