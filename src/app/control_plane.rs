@@ -11,6 +11,7 @@ use super::{
     admin::{self, HealthView, Listener, Server, Surface},
     announce::{self, Addresses, Announce},
     context::{Context, Contexts},
+    footprint,
     signals::{Wish, Wishes},
 };
 use crate::{
@@ -138,6 +139,7 @@ pub async fn serve(
     tracing::info!(address = %bound, trust_domain = facts.trust_domain, "the control plane serves");
     let mut tasks = Tasks::new();
     announce::start_watchdog(&mut tasks);
+    tasks.spawn("footprint", footprint::let_go_of_start(std::future::ready(())));
     let told = control.clone();
     announce::start_status(&mut tasks, move || told.summary());
     let (ask, asked) = tokio::sync::oneshot::channel::<()>();

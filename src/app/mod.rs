@@ -10,6 +10,7 @@ pub mod control_plane;
 pub mod dev;
 pub mod discovery;
 pub mod environment;
+pub mod footprint;
 pub mod joining;
 pub mod keeping;
 pub mod logging;

@@ -37,7 +37,7 @@ pub use surroundings::{External, TelemetryOptions};
 use self::view::{Origin, Running, State};
 use super::{admin::Server, announce::Addresses, probe::Verdict};
 use crate::{
-    proxy::Proxy, resource::pb::WorkloadPhase, snapshot, task::Tasks,
+    app::footprint, proxy::Proxy, resource::pb::WorkloadPhase, snapshot, task::Tasks,
     telemetry::metrics::Certificate, units::ServiceName,
 };
 
@@ -109,6 +109,8 @@ impl Sidecar {
         });
         tasks.spawn("phase", follow_phase(Arc::clone(&state)));
         tasks.spawn("drain on request", drain_on_request(Arc::clone(&state)));
+        let ready = state.ready.clone();
+        tasks.spawn("footprint", footprint::let_go_of_start(async move { ready.wait(true).await }));
         Ok(Self { state, addresses, servers, _tasks: tasks })
     }
 
