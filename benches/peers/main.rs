@@ -129,6 +129,9 @@ async fn compare(options: &Options) -> Result<()> {
         }
     }
     println!("{report}");
+    for pair in pairs {
+        pair.end().await?;
+    }
     Ok(())
 }
 

