@@ -16,32 +16,58 @@ macro_rules! name {
     };
 }
 
-/// Appends the line of `record`, with its end. What is not known is null.
-pub(super) fn write(out: &mut Vec<u8>, record: &Record) {
+/// What lines of a kind have in common: what is told of the request, of its only attempt, and of where
+/// it went.
+pub(super) struct Repeat {
+    request: Vec<u8>,
+    attempt: Vec<u8>,
+    upstream: Vec<u8>,
+}
+
+impl Repeat {
+    /// Of a record with one attempt at most.
+    pub(super) fn of(record: &Record) -> Self {
+        let mut repeat = Self { request: Vec::new(), attempt: Vec::new(), upstream: Vec::new() };
+        request(&mut repeat.request, record);
+        if let Some(only) = record.attempts.first() {
+            attempt(&mut repeat.attempt, only);
+        }
+        upstream(&mut repeat.upstream, record);
+        repeat
+    }
+}
+
+/// Appends the line of `record`, with its end; `repeat` is that of its kind. What is not known is null.
+pub(super) fn write(out: &mut Vec<u8>, record: &Record, repeat: Option<&Repeat>) {
     out.extend_from_slice(b"{\"time\":\"");
     out.extend_from_slice(&Rfc3339(record.started).bytes());
     out.push(b'"');
     plain(out, name!("direction"), record.direction.name());
     hex(out, name!("trace_id"), { record.span.trace_id }.into());
     hex(out, name!("span_id"), record.span.span_id.into());
-    known(out, name!("source"), &record.source);
-    known(out, name!("destination"), &record.destination);
-    number_if(out, name!("port"), u64::from(record.port));
-    plain(out, name!("protocol"), record.protocol);
-    text(out, name!("method"), record.method());
-    text(out, name!("path"), record.path());
-    text(out, name!("authority"), record.authority());
-    known(out, name!("route"), record.route.as_ref().map_or("", |id| &id.route));
-    known(out, name!("rule"), record.route.as_ref().map_or("", |id| &id.rule));
-    known(out, name!("policy"), &record.policy);
-    number_if(out, name!("http_status"), u64::from(record.http_status));
-    known(out, name!("grpc_status"), record.grpc_status.map_or("", |code| code.name()));
-    known(out, name!("reason"), record.reason.map_or("", Reason::name));
-    attempts(out, record);
+    match repeat {
+        Some(repeat) => out.extend_from_slice(&repeat.request),
+        None => request(out, record),
+    }
+    out.extend_from_slice(name!("attempts"));
+    out.push(b'[');
+    for (index, one) in record.attempts.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match repeat {
+            Some(repeat) => out.extend_from_slice(&repeat.attempt),
+            None => attempt(out, one),
+        }
+        millis(out, name!("ms"), one.duration);
+        out.push(b'}');
+    }
+    out.push(b']');
     text(out, name!("source_address"), &record.source_address);
-    known(out, name!("upstream_address"), record.upstream_address());
-    out.extend_from_slice(name!("tls"));
-    out.extend_from_slice(if record.tls { b"true" } else { b"false" });
+    match repeat {
+        Some(repeat) => out.extend_from_slice(&repeat.upstream),
+        None => upstream(out, record),
+    }
     match record.deadline {
         Some(deadline) => millis(out, name!("deadline_ms"), deadline),
         None => null(out, name!("deadline_ms")),
@@ -55,17 +81,33 @@ pub(super) fn write(out: &mut Vec<u8>, record: &Record) {
     out.extend_from_slice(b"}\n");
 }
 
-fn attempts(out: &mut Vec<u8>, record: &Record) {
-    out.extend_from_slice(name!("attempts"));
-    out.push(b'[');
-    for (index, Attempt { place, reason, duration, .. }) in record.attempts.iter().enumerate() {
-        out.extend_from_slice(if index == 0 { b"{\"endpoint\":" } else { b",{\"endpoint\":" });
-        quoted(out, &place.endpoint);
-        known(out, name!("reason"), reason.map_or("", Reason::name));
-        millis(out, name!("ms"), *duration);
-        out.push(b'}');
-    }
-    out.push(b']');
+fn request(out: &mut Vec<u8>, record: &Record) {
+    known(out, name!("source"), &record.source);
+    known(out, name!("destination"), &record.destination);
+    number_if(out, name!("port"), u64::from(record.port));
+    plain(out, name!("protocol"), record.protocol);
+    text(out, name!("method"), record.method());
+    text(out, name!("path"), record.path());
+    text(out, name!("authority"), record.authority());
+    known(out, name!("route"), record.route.as_ref().map_or("", |id| &id.route));
+    known(out, name!("rule"), record.route.as_ref().map_or("", |id| &id.rule));
+    known(out, name!("policy"), &record.policy);
+    number_if(out, name!("http_status"), u64::from(record.http_status));
+    known(out, name!("grpc_status"), record.grpc_status.map_or("", |code| code.name()));
+    known(out, name!("reason"), record.reason.map_or("", Reason::name));
+}
+
+/// An attempt, but for its duration and its end.
+fn attempt(out: &mut Vec<u8>, attempt: &Attempt) {
+    out.extend_from_slice(b"{\"endpoint\":");
+    quoted(out, &attempt.place.endpoint);
+    known(out, name!("reason"), attempt.reason.map_or("", Reason::name));
+}
+
+fn upstream(out: &mut Vec<u8>, record: &Record) {
+    known(out, name!("upstream_address"), record.upstream_address());
+    out.extend_from_slice(name!("tls"));
+    out.extend_from_slice(if record.tls { b"true" } else { b"false" });
 }
 
 #[inline]
@@ -230,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_line_is_json() {
-        let line = written(|out| write(out, &sample()));
+        let line = written(|out| write(out, &sample(), None));
         let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(line.as_object().map(serde_json::Map::len), Some(28));
     }

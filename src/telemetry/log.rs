@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn log(log: &AccessLog, chunk: &mut Chunk, record: &Record) {
-        line::write(&mut chunk.bytes, record);
+        line::write(&mut chunk.bytes, record, None);
         chunk.count += 1;
         log.take(chunk);
     }

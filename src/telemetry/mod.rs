@@ -11,6 +11,7 @@ mod log;
 pub mod metrics;
 mod record;
 mod recorder;
+mod repeats;
 mod spans;
 mod time;
 pub mod trace;

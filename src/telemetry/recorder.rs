@@ -8,6 +8,7 @@ use std::{cell::RefCell, mem, sync::Arc};
 use super::{
     Telemetry, line, log,
     record::{Direction, Record},
+    repeats::Repeats,
     spans::Batch,
 };
 use crate::clock;
@@ -22,6 +23,7 @@ pub struct Recorder {
     telemetry: Arc<Telemetry>,
     lines: RefCell<Chunk>,
     spans: RefCell<Batch>,
+    repeats: RefCell<Repeats>,
 }
 
 /// Lines or spans, one after the other.
@@ -36,7 +38,12 @@ impl Recorder {
     /// For one worker.
     pub fn new(telemetry: &Arc<Telemetry>) -> Self {
         let telemetry = Arc::clone(telemetry);
-        Self { telemetry, lines: RefCell::default(), spans: RefCell::default() }
+        Self {
+            telemetry,
+            lines: RefCell::default(),
+            spans: RefCell::default(),
+            repeats: RefCell::default(),
+        }
     }
 
     /// Counts, logs and traces a request that ended. Never waits, and takes no lock but for labels that
@@ -56,9 +63,11 @@ impl Recorder {
         if record.started.is_zero() {
             record.started = clock::since_epoch().saturating_sub(record.duration);
         }
+        let mut repeats = self.repeats.borrow_mut();
+        let repeat = repeats.of(record);
         if logged {
             let mut lines = self.lines.borrow_mut();
-            line::write(&mut lines.bytes, record);
+            line::write(&mut lines.bytes, record, repeat.map(|repeat| &repeat.line));
             lines.count += 1;
             if lines.bytes.len() >= CHUNK_BYTES {
                 telemetry.log.take(&mut lines);
@@ -66,7 +75,7 @@ impl Recorder {
         }
         if traced {
             let mut spans = self.spans.borrow_mut();
-            spans.extend(record);
+            spans.extend(record, repeat.map(|repeat| &repeat.spans));
             if spans.chunk.bytes.len() >= CHUNK_BYTES {
                 telemetry.spans.take(&mut spans.chunk);
             }

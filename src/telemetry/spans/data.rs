@@ -27,20 +27,85 @@ pub(in crate::telemetry) struct Batch {
     span: Vec<u8>,
 }
 
-impl Batch {
-    /// Adds the spans of `record`.
-    pub(in crate::telemetry) fn extend(&mut self, record: &Record) {
-        let base = Base::of(record);
-        base.request(self);
-        // An inbound request has one attempt, the application, which answers with a span of its own.
-        let attempts = record.attempts.iter().filter(|_| record.direction == Direction::Outbound);
-        for (number, attempt) in (1..).zip(attempts) {
-            base.attempt(self, number, attempt);
+/// What spans of a kind have in common: that of the request, and that of its only attempt.
+pub(in crate::telemetry) struct Repeat {
+    request: Vec<u8>,
+    attempt: Vec<u8>,
+}
+
+impl Repeat {
+    /// Of a record with one attempt at most.
+    pub(in crate::telemetry) fn of(record: &Record) -> Self {
+        let (base, mut repeat) =
+            (Base::of(record), Self { request: Vec::new(), attempt: Vec::new() });
+        base.request(&mut repeat.request);
+        if let Some(only) = record.attempts.first() {
+            base.attempt(&mut repeat.attempt, 1, only);
         }
+        repeat
     }
 }
 
-/// What all spans of a record share.
+impl Batch {
+    /// Adds the spans of `record`; `repeat` is that of its kind.
+    pub(in crate::telemetry) fn extend(&mut self, record: &Record, repeat: Option<&Repeat>) {
+        let request = Span {
+            id: record.span.span_id,
+            parent: record.parent.unwrap_or(0),
+            // Whoever it continues told us by a header, be it the application beside us.
+            remote: record.parent.is_some(),
+            started: Duration::ZERO,
+            duration: record.duration,
+        };
+        self.span(record, &request, |out| {
+            match repeat {
+                Some(repeat) => out.extend_from_slice(&repeat.request),
+                None => Base::of(record).request(out),
+            }
+            if record.direction == Direction::Inbound {
+                peer_address(out, &record.source_address);
+            }
+        });
+        // An inbound request has one attempt, the application, which answers with a span of its own.
+        let attempts = record.attempts.iter().filter(|_| record.direction == Direction::Outbound);
+        for (number, attempt) in (1..).zip(attempts) {
+            let span = Span {
+                id: attempt.span_id,
+                parent: record.span.span_id,
+                remote: false,
+                started: attempt.started,
+                duration: attempt.duration,
+            };
+            self.span(record, &span, |out| match repeat {
+                Some(repeat) => out.extend_from_slice(&repeat.attempt),
+                None => Base::of(record).attempt(out, number, attempt),
+            });
+        }
+    }
+
+    /// Writes a span, of which `more` writes what it has in common with others.
+    fn span(&mut self, record: &Record, span: &Span, more: impl FnOnce(&mut Vec<u8>)) {
+        let Self { chunk, span: out } = self;
+        let start = nanos(record.started.saturating_add(span.started));
+        out.clear();
+        wire::bytes(out, 1, &{ record.span.trace_id }.to_be_bytes());
+        wire::bytes(out, 2, &span.id.to_be_bytes());
+        wire::bytes(out, 3, record.trace_state.as_bytes());
+        if span.parent != 0 {
+            wire::bytes(out, 4, &span.parent.to_be_bytes());
+        }
+        wire::fixed(out, 7, start);
+        wire::fixed(out, 8, start.saturating_add(nanos(span.duration)));
+        more(out);
+        let remote = if span.remote { IS_REMOTE } else { 0 };
+        let flags = HAS_IS_REMOTE | remote | u32::from(record.span.sampled);
+        wire::long_fixed_32(out, 16, flags);
+        wire::message(&mut chunk.bytes, 2, out);
+        chunk.count += 1;
+    }
+}
+
+/// What the spans of a record are written from.
 struct Base<'a> {
     record: &'a Record,
     name: Cow<'a, str>,
@@ -50,14 +115,12 @@ struct Base<'a> {
     path: &'a str,
 }
 
-/// What tells the spans of a record apart, but for their attributes.
+/// What tells spans of a kind apart.
 struct Span {
     id: u64,
     parent: u64,
     /// Whether the parent is not of this process.
     remote: bool,
-    kind: Kind,
-    end: End,
     started: Duration,
     duration: Duration,
 }
@@ -83,7 +146,7 @@ impl<'a> Base<'a> {
         Self { record, name: name(record, path), authority, host, path }
     }
 
-    fn request(&self, batch: &mut Batch) {
+    fn request(&self, out: &mut Vec<u8>) {
         let record = self.record;
         let end = End {
             http_status: record.http_status,
@@ -91,90 +154,52 @@ impl<'a> Base<'a> {
             reason: record.reason,
         };
         let inbound = record.direction == Direction::Inbound;
-        let span = Span {
-            id: record.span.span_id,
-            parent: record.parent.unwrap_or(0),
-            // Whoever it continues told us by a header, be it the application beside us.
-            remote: record.parent.is_some(),
-            kind: if inbound { Kind::Server } else { Kind::Client },
-            end,
-            started: Duration::ZERO,
-            duration: record.duration,
-        };
-        let (peer, address) = if inbound {
-            (&record.source, &*record.source_address)
+        let (kind, peer) = if inbound {
+            (Kind::Server, &record.source)
         } else {
-            (&record.destination, record.upstream_address())
+            (Kind::Client, &record.destination)
         };
-        self.span(batch, &span, peer, |out| {
-            if let Some(id) = &record.route {
-                wire::parts(out, key!("outrigger.route"), &[&id.route, "/", &id.rule]);
-            }
-            if !record.policy.is_empty() {
-                wire::text(out, key!("outrigger.policy"), &record.policy);
-            }
-            peer_address(out, address);
-        });
+        self.span(out, kind, end, peer);
+        if let Some(id) = &record.route {
+            wire::parts(out, key!("outrigger.route"), &[&id.route, "/", &id.rule]);
+        }
+        if !record.policy.is_empty() {
+            wire::text(out, key!("outrigger.policy"), &record.policy);
+        }
+        if !inbound {
+            peer_address(out, record.upstream_address());
+        }
     }
 
-    fn attempt(&self, batch: &mut Batch, number: i64, attempt: &Attempt) {
+    fn attempt(&self, out: &mut Vec<u8>, number: i64, attempt: &Attempt) {
         let end = End {
             http_status: attempt.http_status,
             grpc_status: attempt.grpc_status,
             reason: attempt.reason,
         };
-        let span = Span {
-            id: attempt.span_id,
-            parent: self.record.span.span_id,
-            remote: false,
-            kind: Kind::Client,
-            end,
-            started: attempt.started,
-            duration: attempt.duration,
-        };
-        self.span(batch, &span, &attempt.place.endpoint, |out| {
-            wire::integer(out, key!("outrigger.attempt"), number);
-            if !self.record.grpc && number > 1 {
-                wire::integer(out, key!("http.request.resend_count"), number - 1);
-            }
-            peer_address(out, &attempt.place.address);
-        });
+        self.span(out, Kind::Client, end, &attempt.place.endpoint);
+        wire::integer(out, key!("outrigger.attempt"), number);
+        if !self.record.grpc && number > 1 {
+            wire::integer(out, key!("http.request.resend_count"), number - 1);
+        }
+        peer_address(out, &attempt.place.address);
     }
 
-    /// Writes a span, with `more` attributes at its end.
-    fn span(&self, batch: &mut Batch, span: &Span, peer: &str, more: impl FnOnce(&mut Vec<u8>)) {
-        let Batch { chunk, span: out } = batch;
-        let record = self.record;
-        let error = span.end.error(record.grpc, span.kind);
-        let start = nanos(record.started.saturating_add(span.started));
-        out.clear();
-        wire::bytes(out, 1, &{ record.span.trace_id }.to_be_bytes());
-        wire::bytes(out, 2, &span.id.to_be_bytes());
-        wire::bytes(out, 3, record.trace_state.as_bytes());
-        if span.parent != 0 {
-            wire::bytes(out, 4, &span.parent.to_be_bytes());
-        }
+    /// What says how it ended, and all that a request and its attempts have in common.
+    fn span(&self, out: &mut Vec<u8>, kind: Kind, end: End, peer: &str) {
+        let error = end.error(self.record.grpc, kind);
         wire::bytes(out, 5, self.name.as_bytes());
-        wire::number(out, 6, span.kind as u64);
-        wire::fixed(out, 7, start);
-        wire::fixed(out, 8, start.saturating_add(nanos(span.duration)));
-        self.attributes(out, span.kind, span.end, error.as_deref(), peer);
-        more(out);
+        wire::number(out, 6, kind as u64);
+        self.attributes(out, kind, end, error.as_deref(), peer);
         if error.is_some() {
-            let why = span.end.reason.map_or("", Reason::name);
+            let why = end.reason.map_or("", Reason::name);
             let mut status = Vec::with_capacity(why.len() + 4);
             wire::bytes(&mut status, 2, why.as_bytes());
             wire::number(&mut status, 3, ERROR);
             wire::message(out, 15, &status);
         }
-        let remote = if span.remote { IS_REMOTE } else { 0 };
-        let flags = HAS_IS_REMOTE | remote | u32::from(record.span.sampled);
-        wire::long_fixed_32(out, 16, flags);
-        wire::message(&mut chunk.bytes, 2, out);
-        chunk.count += 1;
     }
 
-    /// What a request and its attempts have in common.
     fn attributes(&self, out: &mut Vec<u8>, kind: Kind, end: End, error: Option<&str>, peer: &str) {
         let record = self.record;
         if record.grpc {
@@ -320,7 +345,7 @@ mod tests {
     /// As a collector reads them.
     fn spans(record: &Record) -> Vec<Span> {
         let mut batch = Batch::default();
-        batch.extend(record);
+        batch.extend(record, None);
         let spans = ScopeSpans::decode(batch.chunk.bytes.as_slice()).expect("OTLP").spans;
         assert_eq!(batch.chunk.count, spans.len());
         spans

@@ -38,7 +38,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-pub(super) use self::data::Batch;
+pub(super) use self::data::{Batch, Repeat};
 use super::{chain, recorder::Chunk};
 use crate::task;
 

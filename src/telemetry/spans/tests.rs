@@ -87,7 +87,7 @@ fn start_with(exporter: Exporter, endpoint: Option<String>) -> (Spans, Arc<Atomi
 /// As a worker does at the end of a turn.
 fn send(spans: &Spans, record: &Record) {
     let mut batch = Batch::default();
-    batch.extend(record);
+    batch.extend(record, None);
     spans.take(&mut batch.chunk);
 }
 
@@ -191,7 +191,7 @@ async fn many_spans_go_in_few_requests() {
     let mut batch = Batch::default();
     let (mut records, mut bytes) = (0, 0);
     while bytes < EXPORT_BYTES * 3 / 2 {
-        (0..100).for_each(|_| batch.extend(&sample()));
+        (0..100).for_each(|_| batch.extend(&sample(), None));
         (records, bytes) = (records + 100, bytes + batch.chunk.bytes.len());
         spans.take(&mut batch.chunk);
     }
@@ -211,7 +211,7 @@ async fn a_queue_that_is_full_loses_spans_and_counts_them() {
     let (spans, dropped) = start(None);
     let (mut batch, mut made) = (Batch::default(), 0);
     while dropped.load(Ordering::Relaxed) == 0 {
-        batch.extend(&sample());
+        batch.extend(&sample(), None);
         made += 3;
         spans.take(&mut batch.chunk);
         assert!(made < 100_000, "nothing is lost");
