@@ -22,7 +22,7 @@ use crate::task::Tasks;
 /// How long a message may wait for a supervisor that does not read.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Between two looks at whether there is something new to say.
-const STATUS_EVERY: Duration = Duration::from_secs(2);
+const STATUS_EVERY: Duration = Duration::from_millis(250);
 /// The variables of systemd's protocol; they are for this process and not for its child.
 pub const NOTIFY_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 

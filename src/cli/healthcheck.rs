@@ -1,5 +1,5 @@
-//! `outrigger healthcheck`: for containers, whose images hold no curl. Exits 0 when the sidecar on
-//! this machine is ready, and says what is missing otherwise.
+//! `outrigger healthcheck`: for containers, whose images hold no curl. Exits 0 when the sidecar or
+//! control plane on this machine is ready, and says what is missing otherwise.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -27,19 +27,32 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The answer names what is missing.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-const EXAMPLES: &str = "\
-Example, for a container:
-  HEALTHCHECK CMD [\"outrigger\", \"healthcheck\"]
+/// Where a sidecar says how it is, and where a control plane does, beside its metrics.
+const SIDECAR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15021);
+const CONTROL_PLANE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014);
 
-Exits with 0 when the sidecar is ready, else with 1.";
+const EXAMPLES: &str = "\
+Examples, for containers:
+  HEALTHCHECK CMD [\"outrigger\", \"healthcheck\"]
+  HEALTHCHECK CMD [\"outrigger\", \"healthcheck\", \"control-plane\"]
+
+Exits with 0 when it is ready, else with 1.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    Sidecar,
+    ControlPlane,
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The sidecar's health listener
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15021")]
-    #[arg(env = "OUTRIGGER_HEALTH")]
-    health: Address,
+    /// What runs here
+    #[arg(value_enum, default_value = "sidecar")]
+    role: Role,
+    /// The sidecar's health or the control plane's metrics listener [default: 127.0.0.1:15021 or :15014]
+    #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_HEALTH")]
+    health: Option<Address>,
     /// Only whether it lives, not whether it is ready
     #[arg(long, env = "OUTRIGGER_LIVE")]
     live: bool,
@@ -47,11 +60,18 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let path = if args.live { "/live" } else { "/ready" };
-    let address = args.health.to_string();
-    let answer = ask_at(&args.health, path, ANSWER_BYTES_MAX).await;
-    let (ready, text) = answer.with_context(|| address.clone()).map_err(|error| {
-        Failure::new(error).with_hint("is a sidecar running here? --health names its listener")
-    })?;
+    let (usual, hint) = match args.role {
+        Role::Sidecar => (SIDECAR, "is a sidecar running here? --health names its listener"),
+        Role::ControlPlane => {
+            (CONTROL_PLANE, "is a control plane running here? --health names its metrics listener")
+        }
+    };
+    let health = args.health.unwrap_or(Address::Tcp(usual));
+    let address = health.to_string();
+    let answer = ask_at(&health, path, ANSWER_BYTES_MAX).await;
+    let (ready, text) = answer
+        .with_context(|| address.clone())
+        .map_err(|error| Failure::new(error).with_hint(hint))?;
     if !ready {
         return Err(anyhow!("{address}: {}", text.trim()).into());
     }

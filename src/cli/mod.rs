@@ -111,7 +111,7 @@ enum Command {
     /// Become a command that ends with its parent
     #[command(hide = true, name = crate::app::child::GUARD_COMMAND)]
     Guarded(guarded::Args),
-    /// Ask the sidecar on this machine whether it is ready
+    /// Ask the sidecar or control plane on this machine whether it is ready
     Healthcheck(healthcheck::Args),
     /// Show who changed what, when and why
     History(history::Args),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::ErrorKind::{NotFound, PermissionDenied},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -269,23 +270,25 @@ impl Workload {
         Ok(bootstrap::open_free_directory(&bootstrap::state_directory()?.join(name))?)
     }
 
-    /// The join token, if there is one. A file that is gone does no harm to who has joined already.
+    /// The join token, if there is one. A file that is gone, or may not be read any more, does no harm
+    /// to who has joined already.
     pub(super) fn token(&self, data: &DataDirectory) -> Result<Option<JoinToken>, Failure> {
         let credential = || {
             let path =
                 Path::new(&bootstrap::variable("CREDENTIALS_DIRECTORY")?).join(TOKEN_CREDENTIAL);
-            path.exists().then_some(path)
+            // One that is there and may not be looked at is no missing one.
+            path.try_exists().unwrap_or(true).then_some(path)
         };
         let Some(path) = self.token_file.clone().or_else(credential) else { return Ok(None) };
         let text = match bootstrap::read_text(&path, TOKEN_BYTES_MAX) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if data.load_svid()?.is_some() {
+            Err(error) => {
+                let passes = matches!(error.kind(), NotFound | PermissionDenied);
+                if passes && data.load_svid()?.is_some() {
                     return Ok(None);
                 }
-                return Err(Failure::new(anyhow!(error).context(path.display().to_string())));
+                return Err(anyhow!(error).context(path.display().to_string()).into());
             }
-            Err(error) => return Err(anyhow!(error).context(path.display().to_string()).into()),
         };
         let token = JoinToken::parse(text.trim()).with_context(|| path.display().to_string())?;
         Ok(Some(token))

@@ -1,13 +1,10 @@
 //! Times, shares and counts as people read them at a glance.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 
-use crate::{spiffe::CREDENTIAL_PATH, units};
+use crate::{resource::workload, spiffe::CREDENTIAL_PATH, units};
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -76,12 +73,9 @@ fn is_host(text: &str) -> bool {
 
 /// The name or address by which others reach this machine.
 pub(super) fn reachable_host(text: &str) -> Result<String, String> {
-    match text.parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() => {
-            Err("nobody can connect to that; name the address of one network".to_owned())
-        }
-        Err(_) if !is_host(text) => Err("no IP address or host name".to_owned()),
-        _ => Ok(text.to_owned()),
+    match workload::address(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(wrong) => Err(format!("{}; name {}", wrong.what, wrong.hint)),
     }
 }
 
@@ -152,6 +146,8 @@ mod tests {
             (reachable_host, "mesh.example", true),
             (reachable_host, "0.0.0.0", false),
             (reachable_host, "::", false),
+            (reachable_host, "239.1.1.1", false),
+            (reachable_host, "10.1", false),
             (reachable_host, "a b", false),
             (collector, "http://127.0.0.1:4317", true),
             (collector, "https://otel.example/v1", true),

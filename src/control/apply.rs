@@ -27,8 +27,6 @@ pub(crate) struct Planned {
     pub plan: Plan,
     /// Everything that was found.
     pub problems: Vec<Problem>,
-    /// The mesh as it would be.
-    pub after: Option<World>,
 }
 
 impl Planned {
@@ -57,7 +55,7 @@ impl Planned {
             self.problems.truncate(PROBLEMS_MAX);
             self.problems.push(Problem::warning("", format!("and {more} more problems")));
         }
-        self.after = Some(after);
+        self.plan.after = Some(after);
     }
 
     fn change(&mut self, key: &ResourceKey, kind: pb::ChangeKind, fields: Vec<String>) {
@@ -172,7 +170,8 @@ fn carried_out(world: &World, plan: &Plan, now: prost_types::Timestamp) -> World
         metadata.creation_timestamp = Some(created.unwrap_or(now));
         resources.insert(key, Arc::new(resource));
     }
-    World { stored: Arc::new(Shelf::new(resources)), ..world.clone() }
+    let stored = Arc::new(Shelf::new(resources));
+    World { stored, checked: Arc::default(), ..world.clone() }
 }
 
 /// Without what only the mesh writes, and with the default namespace. Also the version that the

@@ -166,7 +166,7 @@ impl Scene {
             let now = pb_time(state.now());
             let planned = apply::apply(&world, "mesh.local", resources, now);
             assert!(!planned.is_refused(), "{:?}", planned.problems);
-            let after = planned.after.as_ref().expect("planned");
+            let after = planned.plan.after.as_ref().expect("planned");
             let changes = &planned.plan.changes;
             let guard = lasts.map(|it| begin(&world, after, changes, &fleet, state.now(), it));
             let note = Note { by: "a test".to_owned(), guard, ..Note::default() };

@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub delete: Vec<ResourceKey>,
     /// Of the deleted ones: services that are those of a registration again, as these.
     pub register: Vec<pb::Resource>,
+    /// The mesh as it would be, once the compiler has been asked about it.
+    pub after: Option<World>,
 }
 
 impl Plan {

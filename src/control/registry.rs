@@ -33,7 +33,10 @@ use super::{
     world::Resources,
 };
 use crate::{
-    resource::{Kind, ResourceKey, pb, workload::WEIGHT_MAX},
+    resource::{
+        Kind, ResourceKey, pb,
+        workload::{self, WEIGHT_MAX},
+    },
     spiffe::SpiffeId,
     units::{ServiceName, name::check_label},
 };
@@ -42,7 +45,7 @@ use crate::{
 const PORTS_MAX: usize = 64;
 /// Labels that one workload may carry.
 const LABELS_MAX: usize = 64;
-/// Bytes of an address, label or zone.
+/// Bytes of a label or zone, or shown of an address.
 const TEXT_BYTES_MAX: usize = 253;
 
 /// How long a workload stays whose sidecar fell silent.
@@ -176,7 +179,7 @@ impl Registry {
                 })
                 .await?;
         }
-        let workload = serves.then(|| workload(node, &service, identity));
+        let workload = serves.then(|| workload_of(node, &service, identity));
         // Last, because it takes the workload over from an older stream. From here on the guard
         // undoes what was done.
         let id = self.own(&key, &service)?;
@@ -300,11 +303,11 @@ fn check(node: &pb::Node) -> Result<(), Status> {
     label("hello.node.namespace", refs::or_default(&node.namespace))?;
     label("hello.node.workload", &node.workload)?;
     if !node.address.is_empty() {
-        if node.address.len() > TEXT_BYTES_MAX
-            || !node.address.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:_".contains(&b))
-        {
-            return Err(error::invalid("hello.node.address", "not an IP address or host name"));
-        }
+        workload::address(&node.address).map_err(|wrong| {
+            let text: String = node.address.chars().take(TEXT_BYTES_MAX).collect();
+            let what = format!("{text:?} is {}; it has to be {}", wrong.what, wrong.hint);
+            error::invalid("hello.node.address", what)
+        })?;
         port("hello.node.inbound", node.inbound)?;
     }
     if node.ports.len() > PORTS_MAX {
@@ -370,7 +373,7 @@ fn service_of(node: &pb::Node, service: &ServiceName) -> pb::Resource {
     }
 }
 
-fn workload(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::Resource {
+fn workload_of(node: &pb::Node, service: &ServiceName, identity: &SpiffeId) -> pb::Resource {
     pb::Resource {
         metadata: Some(pb::Metadata {
             name: node.workload.clone(),

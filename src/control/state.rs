@@ -216,13 +216,14 @@ impl State {
     pub(crate) fn commit(
         &self,
         _writer: &mut Writer,
-        plan: Plan,
+        mut plan: Plan,
         note: Note,
     ) -> Result<u64, StoreError> {
         let world = self.world();
         if plan.is_empty() {
             return Ok(world.revision);
         }
+        let planned = plan.after.take();
         let batch = plan.batch(note, &world, &self.store_id, self.now());
         self.store_write(&batch)?;
         let revision = batch.revision.as_ref().map_or(world.revision, |entry| entry.revision);
@@ -245,6 +246,9 @@ impl State {
             resources.extend(keyed(batch.register));
             world.stored = Arc::new(Shelf::new(resources));
             world.revision = revision;
+            if let Some(planned) = &planned {
+                world.is_as(planned);
+            }
         });
         Ok(revision)
     }

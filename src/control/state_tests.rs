@@ -19,9 +19,12 @@ use super::{Note, Plan, State};
 use crate::{
     clock,
     control::{
+        apply,
         open::{Missing, builder},
-        sample::service,
+        sample::{route, service},
         store::Store,
+        time::pb_time,
+        world::World,
     },
 };
 
@@ -144,4 +147,31 @@ async fn wherever_a_write_fails_memory_and_disk_agree_afterwards() {
             return;
         }
     }
+}
+
+/// To ask the compiler again about the same resources would cost as much as all else about a write.
+#[tokio::test]
+async fn what_was_said_of_a_plan_is_said_of_the_world_that_it_makes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let left = Arc::new(AtomicI64::new(ENOUGH));
+    let state = open(&directory.path().join("mesh.redb"), &left);
+    put(&state, "shop/b").await.expect("written");
+    let write = state.write(|state, writer| {
+        let resources = vec![service("shop/a", ""), route("shop/r", "a", &["b", "gone"])];
+        let planned = apply::apply(&state.world(), "mesh.local", resources, pb_time(state.now()));
+        assert!(!planned.is_refused() && !planned.problems.is_empty());
+        state
+            .commit(writer, planned.plan, Note::default())
+            .map_err(|error| crate::control::error::store(&error))
+    });
+    write.await.expect("written");
+    let world = state.world();
+    assert!(world.checked.get().is_some(), "nobody has to ask");
+    let fresh = World { checked: Arc::default(), ..World::clone(&world) };
+    assert_eq!(format!("{:?}", world.problems()), format!("{:?}", fresh.problems()));
+    assert!(!world.problems().is_empty());
+    // A change by itself says nothing about what follows.
+    put(&state, "shop/gone").await.expect("written");
+    assert!(state.world().checked.get().is_none());
+    assert!(state.world().problems().is_empty());
 }

@@ -124,7 +124,7 @@ fn try_out(
     let world = state.world();
     check_expected(&world, writing.expect_revision)?;
     let planned = plan(&world, state)?;
-    let sidecars = match &planned.after {
+    let sidecars = match &planned.plan.after {
         Some(after) if !planned.is_refused() => concerned(&world, after, fleet),
         _ => Vec::new(),
     };
@@ -191,7 +191,7 @@ fn carry_out(
         return Ok(written);
     }
     let began = Instant::now();
-    let guard = match (writing.guard, &planned.after) {
+    let guard = match (writing.guard, &planned.plan.after) {
         (Some(lasts), Some(after)) if !planned.plan.is_empty() => {
             Some(guard::begin(&before, after, &planned.plan.changes, fleet, state.now(), lasts))
         }

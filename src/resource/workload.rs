@@ -119,11 +119,34 @@ fn read_port(report: &mut Report, key: &str, number: u32) -> u16 {
 }
 
 fn read_address(report: &mut Report, text: &str) -> Address {
+    address(text).unwrap_or_else(|wrong| {
+        report.wrong(text, wrong.what, wrong.hint);
+        Address::Name(text.to_owned())
+    })
+}
+
+/// What is wrong with an address, and what to write instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadAddress {
+    /// What it is.
+    pub what: &'static str,
+    /// What it has to be.
+    pub hint: &'static str,
+}
+
+/// Reads the address at which a workload is dialled.
+///
+/// # Errors
+/// What is no address of one machine: no address at all, one of many machines, or one of none.
+pub fn address(text: &str) -> Result<Address, BadAddress> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        if ip.is_unspecified() {
-            report.wrong(text, "an address to which nobody can connect", "that of one network");
-        }
-        return Address::Ip(ip);
+        // An IPv4 address in IPv6's clothes is what it was before.
+        let of_many = match ip.to_canonical() {
+            IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
+        };
+        let (what, hint) = ("an address to which nobody can connect", "that of one machine");
+        return if of_many { Err(BadAddress { what, hint }) } else { Ok(Address::Ip(ip)) };
     }
     let label = |part: &str| {
         !part.is_empty()
@@ -136,9 +159,10 @@ fn read_address(report: &mut Report, text: &str) -> Address {
     let digits =
         text.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if text.len() > 253 || digits || !text.split('.').all(label) {
-        report.wrong(text, "not an address", "an IP address or a host name, without a port");
+        let hint = "an IP address or a host name, without a port";
+        return Err(BadAddress { what: "not an address", hint });
     }
-    Address::Name(text.to_owned())
+    Ok(Address::Name(text.to_owned()))
 }
 
 fn read_transport(report: &mut Report, spec: &pb::Workload) -> Transport {

@@ -314,30 +314,39 @@ async fn without_a_context_every_command_says_how_to_get_one() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_every_change_and_ends_with_its_control_plane() {
+async fn a_watch_tells_every_change_and_goes_on_over_a_restart() {
     let mut mesh = start().await;
     let file = mesh.place.write("mesh.yaml", MESH);
     let file = file.to_str().unwrap();
     mesh.run(&["apply", "-f", file]).await.assert_done();
     let mut watch = command(&mesh.place, &["get", "svc,tp", "-w", "-o", "json"]);
-    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut notes = BufReader::new(watch.stderr.take().unwrap()).lines();
     let mut told = Vec::new();
-    while told.len() < 4 {
-        if told.len() == 2 {
-            mesh.run(&["delete", "svc/inventory", "tp/inventory"]).await.assert_done();
+    while told.len() < 6 {
+        match told.len() {
+            2 => {
+                mesh.run(&["delete", "svc/inventory", "tp/inventory"]).await.assert_done();
+            }
+            4 => {
+                mesh.restart_control().await;
+                let note =
+                    timeout(SOON, notes.next_line()).await.unwrap().unwrap().expect("a note");
+                assert!(note.starts_with("the control plane went away; going on"), "{note}");
+                mesh.run(&["apply", "-f", file]).await.assert_done();
+            }
+            _ => {}
         }
         let line = timeout(SOON, lines.next_line()).await.unwrap().unwrap().expect("a line");
         let event: Value = serde_json::from_str(&line).unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         told.push(format!("{} {}", text(&event["type"]), text(&event["object"]["kind"])));
     }
-    let expected =
-        ["ADDED Service", "ADDED TrafficPolicy", "DELETED Service", "DELETED TrafficPolicy"];
-    assert_eq!(told, expected);
-    mesh.control.stop(SOON).await;
-    let ended = timeout(SOON, watch.wait()).await.unwrap().unwrap();
-    assert_eq!(ended.code(), Some(1));
+    let there = ["ADDED Service", "ADDED TrafficPolicy"];
+    let gone = ["DELETED Service", "DELETED TrafficPolicy"];
+    assert_eq!(told, [there, gone, there].concat());
+    assert!(watch.try_wait().unwrap().is_none(), "it goes on");
 }
 
 #[tokio::test]

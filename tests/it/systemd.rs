@@ -137,10 +137,35 @@ async fn a_token_of_several_uses_starts_containers_until_it_is_used_up() {
     let health = one.address("health").to_string();
     let said = mesh.place.run(&["healthcheck", "--health", &health]).await;
     said.assert_done();
+    let metrics = mesh.control.address("metrics").to_string();
+    for more in [&[][..], &["--live"]] {
+        let ask = [&["healthcheck", "control-plane", "--health", &metrics][..], more].concat();
+        mesh.place.run(&ask).await.assert_done();
+    }
     let mut third = Program::begin(&mesh.place, "three", &args("three"), &[]);
     assert_eq!(third.end(SOON).await.code(), Some(1));
     let log = third.log();
     assert!(log.contains("for joining 2 times, and that was done"), "{log}");
+}
+
+/// A credential that can not be looked at is not taken for one that is missing.
+#[tokio::test]
+async fn a_credential_that_can_not_be_read_is_named() {
+    let place = Place::new();
+    let credentials = place.path("credentials");
+    fs::create_dir(&credentials).expect("made");
+    let token = credentials.join("outrigger-token");
+    std::os::unix::fs::symlink("outrigger-token", &token).expect("made");
+    let credentials = credentials.display().to_string();
+    let environment = [
+        ("CREDENTIALS_DIRECTORY", credentials.as_str()),
+        ("OUTRIGGER_SERVICE", "echo"),
+        ("OUTRIGGER_CONTROL_PLANE", "127.0.0.1:1"),
+    ];
+    let mut sidecar = Program::begin(&place, "sidecar", &["sidecar".to_owned()], &environment);
+    assert_eq!(sidecar.end(SOON).await.code(), Some(1));
+    let expected = format!("{}: Too many levels of symbolic links", token.display());
+    assert!(sidecar.log().contains(&expected), "{}", sidecar.log());
 }
 
 /// The unit files as they would be installed, but with the program where it is.

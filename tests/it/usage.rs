@@ -19,8 +19,14 @@ async fn wrong_usage_names_flag_and_value_and_starts_nothing() {
         (sidecar("--app :1 --app-check 9=tcp"), "--app-check 9=…: no --app has this port"),
         (sidecar("--label a=1 --label a=2"), "--label names a twice"),
         (sidecar("--label a/b/c=1"), "'--label <KEY=VALUE>': \"a/b/c\" is not the key of a label"),
-        (sidecar("--advertise 0.0.0.0"), "'--advertise <ADDRESS>': nobody can connect to that"),
-        (sidecar("--advertise a_b!"), "'--advertise <ADDRESS>': no IP address or host name"),
+        (
+            sidecar("--advertise 0.0.0.0"),
+            "'--advertise <ADDRESS>': an address to which nobody can connect",
+        ),
+        (
+            sidecar("--advertise a_b!"),
+            "'--advertise <ADDRESS>': not an address; name an IP address",
+        ),
         (sidecar("--otlp collector:4317"), "'--otlp <URL>': no URL such as http://127.0.0.1:4317"),
         (sidecar("--log loud"), "'--log <LEVEL>': \"loud\" is no log filter"),
         (sidecar("--weight much"), "'--weight <N>': not a whole number"),

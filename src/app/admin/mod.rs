@@ -1,4 +1,5 @@
-//! The plain HTTP/1.1 beside the data path: admin (15000), metrics (15020) and health (15021).
+//! The plain HTTP/1.1 beside the data path: admin (15000), metrics (15020) and health (15021), and the
+//! control plane's metrics and health (15014).
 //!
 //! Three listeners because three kinds of caller may reach them: the admin listener answers only on
 //! loopback or a Unix socket, and only to requests that name loopback as host and origin, so that
@@ -79,6 +80,9 @@ pub enum Surface {
     Metrics(Arc<dyn HealthView>),
     /// `/ready` and `/live`
     Health(Arc<dyn HealthView>),
+    /// `/metrics`, `/ready` and `/live`: those who start a control plane and those who watch it are the
+    /// same.
+    ControlPlane(Arc<dyn HealthView>),
 }
 
 impl fmt::Debug for Surface {
@@ -93,6 +97,7 @@ impl Surface {
             Self::Admin(_) => "admin",
             Self::Metrics(_) => "metrics",
             Self::Health(_) => "health",
+            Self::ControlPlane(_) => "metrics and health",
         }
     }
 }

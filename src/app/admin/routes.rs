@@ -52,6 +52,13 @@ where
             "/metrics" => metrics(&**view),
             _ => not_found(),
         },
+        Surface::ControlPlane(view) => match path {
+            "/metrics" | "/ready" | "/live" if !read => only("GET, HEAD"),
+            "/metrics" => metrics(&**view),
+            "/ready" => ready(&**view),
+            "/live" => live(),
+            _ => not_found(),
+        },
         Surface::Admin(view) => {
             if !is_local(request.uri(), request.headers()) {
                 let why = "admin answers only to a Host and an Origin that are loopback\n";

@@ -195,6 +195,7 @@ async fn metrics_and_health_show_only_what_they_are_for() {
     let view = Arc::new(View::default());
     let metrics = start("127.0.0.1:0", Surface::Metrics(Arc::<View>::clone(&view))).await;
     let health = start("127.0.0.1:0", Surface::Health(Arc::<View>::clone(&view))).await;
+    let plane = start("127.0.0.1:0", Surface::ControlPlane(Arc::<View>::clone(&view))).await;
     let host = "host: orders-1.example\r\n";
     for (server, line, code) in [
         (&metrics, "GET /metrics", "200"),
@@ -206,6 +207,11 @@ async fn metrics_and_health_show_only_what_they_are_for() {
         (&health, "GET /metrics", "404"),
         (&health, "POST /drain", "404"),
         (&health, "POST /ready", "405"),
+        (&plane, "GET /metrics", "200"),
+        (&plane, "GET /ready", "200"),
+        (&plane, "GET /live", "200"),
+        (&plane, "POST /live", "405"),
+        (&plane, "GET /certificates", "404"),
     ] {
         assert_eq!(status(&ask(server, line, host, "").await), code, "{line}");
     }

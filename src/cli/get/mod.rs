@@ -55,7 +55,7 @@ pub(super) struct Args {
     )]
     #[arg(hide_default_value = true)]
     selector: String,
-    /// Then print every change, until Ctrl-C
+    /// Then print every change, until Ctrl-C; it goes on over restarts of the control plane
     #[arg(short, long, env = "OUTRIGGER_WATCH")]
     watch: bool,
     #[command(flatten)]
@@ -96,7 +96,7 @@ async fn get(args: Args) -> Result<ExitCode, Failure> {
     };
     let format = args.output.format;
     if args.watch {
-        return watch::watch(&connected, &wanted, format).await;
+        return watch_on(&connected, &wanted, format, None).await;
     }
     match &wanted.selection {
         Selection::Kinds(kinds) => {

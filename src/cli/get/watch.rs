@@ -1,5 +1,5 @@
-//! `get -w`: what there is, then a line for every change, until the reader or the control plane
-//! goes away.
+//! `get -w` and `watch`: what there is, then a line for every change, until the reader goes away. The
+//! control plane may come and go.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::{Wanted, columns, document, name_line};
 use crate::{
+    app::client::is_credential_refused,
     cli::{
         output::{self, Failure, Format},
         remote::Connected,
@@ -40,21 +41,6 @@ impl Change {
             Self::Modified => "MODIFIED",
             Self::Deleted => "DELETED",
         }
-    }
-}
-
-/// Until the reader or the control plane goes away.
-pub(super) async fn watch(
-    connected: &Connected,
-    wanted: &Wanted,
-    format: Format,
-) -> Result<ExitCode, Failure> {
-    let mut printer = Printer::new(wanted, format);
-    let end = follow(connected, &mut printer, &mut Place::default()).await?;
-    match end {
-        End::Reader => Ok(ExitCode::SUCCESS),
-        End::Stream(None) => Err(Failure::say("the control plane ended the watch")),
-        End::Stream(Some(status)) => Err(connected.failed(&status)),
     }
 }
 
@@ -106,10 +92,12 @@ pub(in crate::cli) async fn watch_on(
     }
 }
 
-/// Whether there may be a control plane again.
+/// Whether it may go on when there is a control plane again: one that is there and does not know the
+/// credential any more will not.
 fn is_passing(status: &Status) -> bool {
     use Code::{Cancelled, Internal, Unavailable, Unknown};
     matches!(status.code(), Unavailable | Cancelled | Unknown | Internal)
+        && !is_credential_refused(status)
 }
 
 /// Between two tries to find the control plane again.

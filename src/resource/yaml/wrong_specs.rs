@@ -48,6 +48,11 @@ const KINDS: &[(&str, &str, &str)] = &[
         "{service: a, address: ^0.0.0.0, ports: {a: 1}}",
         "spec.address: an address to which nobody can connect (0.0.0.0)",
     ),
+    (
+        "Workload",
+        "{service: a, address: ^\"::ffff:224.0.0.1\", ports: {a: 1}}",
+        "spec.address: an address to which nobody can connect (::ffff:224.0.0.1)",
+    ),
     ("Workload", "{service: a, address: h, weight: ^1001}", "spec.weight: not in 0 to 1000 (1001)"),
     ("Workload", "{service: a, address: h, ports: {080: ^1}}", "spec.ports.080: not a port (080)"),
     ("Workload", "{service: a, address: h, ports: {grpc: ^0}}", "spec.ports.grpc: not a port (0)"),

@@ -188,11 +188,12 @@ impl Read {
 
 impl<T> Entry<T> {
     fn new(key: &ResourceKey, resource: &pb::Resource, spec: T) -> Self {
-        let meta = resource.metadata.clone().unwrap_or_default();
-        let created = meta.creation_timestamp.unwrap_or_default();
-        let name = format!("{}/{}", key.namespace, key.name);
+        let meta = resource.metadata.as_ref();
+        let created = meta.and_then(|meta| meta.creation_timestamp).unwrap_or_default();
+        let name = [&*key.namespace, "/", &*key.name].concat();
         let age = Age { seconds: created.seconds, nanos: created.nanos, name };
-        Self { key: key.clone(), age, labels: meta.labels.into_iter().collect(), spec }
+        let labels = meta.into_iter().flat_map(|meta| meta.labels.clone()).collect();
+        Self { key: key.clone(), age, labels, spec }
     }
 
     /// `shop/orders`

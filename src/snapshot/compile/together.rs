@@ -33,6 +33,8 @@ const MATCHES_MAX: usize = 512;
 const CIRCLE_MAX: usize = 16;
 /// Circles that are told.
 const CIRCLES_MAX: usize = 100;
+/// Ways back that are looked for: where many circles are too long to be told, no more time is spent.
+const CIRCLES_TRIED_MAX: usize = 2000;
 
 impl Compiler<'_> {
     /// Everything that only all resources together can say, but for what depends on a caller.
@@ -106,26 +108,20 @@ impl Compiler<'_> {
                 leads.entry(parent).or_default().insert(backend);
             }
         }
-        // What leads nowhere is in no circle, nor is what leads there only.
-        loop {
-            let before = leads.len();
-            let from: BTreeSet<_> = leads.keys().copied().collect();
-            leads.retain(|_, to| {
-                to.retain(|service| from.contains(service));
-                !to.is_empty()
-            });
-            if leads.len() == before {
-                break;
-            }
-        }
-        let mut told = 0;
+        keep_circles(&mut leads);
+        let (mut told, mut tried) = (0, 0);
         for route in &self.read.routes {
             let mut rules = BTreeSet::new();
             for (parent, backend, rule) in ways(route) {
-                let circle = leads.contains_key(parent).then(|| way(&leads, backend, parent));
-                let Some(circle) = circle.flatten().filter(|_| rules.insert(rule)) else {
+                if !(leads.contains_key(parent) && leads.contains_key(backend)) {
                     continue;
-                };
+                }
+                tried += 1;
+                if tried > CIRCLES_TRIED_MAX {
+                    return;
+                }
+                let circle = way(&leads, backend, parent).filter(|_| rules.insert(rule));
+                let Some(circle) = circle else { continue };
                 let names: Vec<_> = circle.iter().map(ToString::to_string).collect();
                 let message = format!(
                     "Circle: {parent} -> {}; a request is routed once and ends at {backend}",
@@ -325,6 +321,27 @@ fn ways(route: &Entry<Route>) -> impl Iterator<Item = (&ServiceName, &ServiceNam
     })
 }
 
+/// Takes out what leads nowhere, and then what leads only there: neither is in a circle.
+fn keep_circles(leads: &mut BTreeMap<&ServiceName, BTreeSet<&ServiceName>>) {
+    let mut from: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (service, to) in &*leads {
+        for next in to {
+            from.entry(*next).or_default().push(*service);
+        }
+    }
+    let mut ends: Vec<_> = from.keys().copied().filter(|it| !leads.contains_key(it)).collect();
+    while let Some(end) = ends.pop() {
+        for service in from.remove(end).into_iter().flatten() {
+            let Some(to) = leads.get_mut(service) else { continue };
+            to.remove(end);
+            if to.is_empty() {
+                leads.remove(service);
+                ends.push(service);
+            }
+        }
+    }
+}
+
 /// The shortest way from one service to another, both among what is returned.
 fn way<'a>(
     leads: &BTreeMap<&'a ServiceName, BTreeSet<&'a ServiceName>>,
@@ -400,4 +417,27 @@ fn disagreement(one: &Listener<'_>, other: &Listener<'_>, number: u16) -> Option
     let problem = Problem::warning(format!("spec.ports[{}].mtls", loser.index), message);
     let problem = problem.with_value(format!("{:?}", loser.mtls));
     Some(problem.with_hint(format!("{:?}", holds.mtls)).of(&key(loser.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::keep_circles;
+    use crate::units::ServiceName;
+
+    /// A pass over all for each that is taken out would take hours.
+    #[test]
+    fn long_ways_into_and_out_of_a_circle_are_taken_out_at_once() {
+        let services: Vec<_> =
+            (0..20_000).map(|number| ServiceName::new(format!("s{number}"), "shop")).collect();
+        let mut leads: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for pair in services.windows(2) {
+            leads.entry(&pair[0]).or_default().insert(&pair[1]);
+        }
+        leads.entry(&services[2]).or_default().insert(&services[0]);
+        keep_circles(&mut leads);
+        let kept: Vec<_> = leads.iter().map(|(from, to)| (&*from.name, to.len())).collect();
+        assert_eq!(kept, [("s0", 1), ("s1", 1), ("s2", 1)]);
+    }
 }
