@@ -1,7 +1,7 @@
 //! The workloads, and how each is driven: by h2load and wrk where they can, by generators of our own
 //! where they can not.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -25,6 +25,7 @@ pub(crate) enum Workload {
     F,
     Q,
     B,
+    R,
     D,
     T,
     K,
@@ -39,6 +40,7 @@ impl Workload {
             Self::F => "f: the same at 4,000/s, in bursts",
             Self::Q => "q: the same at 4,000/s, evenly spaced",
             Self::B => "b: the same, one at a time",
+            Self::R => "r: as b, through a TCP relay with the same mutual TLS",
             Self::D => "d: gRPC unary 100 KB, 8 connections x 2 streams",
             Self::T => "t: gRPC streaming ping-pong, 4 x 25 streams, 1 B",
             Self::K => "k: the same with 1 KiB",
@@ -50,9 +52,13 @@ impl Workload {
 
 impl Workload {
     /// Whether it is driven through a pair of this kind: that every request is sampled and logged is
-    /// measured by the first one only.
+    /// measured by the first one only, and only ours is a relay too.
     pub(crate) fn is_for(self, kind: Kind) -> bool {
-        kind != Kind::OutriggerAll || self == Self::A
+        match kind {
+            Kind::Envoy | Kind::Haproxy => self != Self::R,
+            Kind::Outrigger => true,
+            Kind::OutriggerAll => self == Self::A,
+        }
     }
 }
 
@@ -97,12 +103,13 @@ pub(crate) async fn drive(
     };
     let (before, began) = (cpu()?, Instant::now());
     let count = match workload {
-        Workload::A => h2load(place, pair, time, &["-c", "8", "-m", "16"], 100).await?,
+        Workload::A => h2load(place, pair.grpc, time, &["-c", "8", "-m", "16"], 100).await?,
         Workload::F => {
-            h2load(place, pair, time, &["-c", "8", "-m", "16", "--rps", "500"], 100).await?
+            h2load(place, pair.grpc, time, &["-c", "8", "-m", "16", "--rps", "500"], 100).await?
         }
-        Workload::B => h2load(place, pair, time, &["-c", "1", "-m", "1"], 100).await?,
-        Workload::D => h2load(place, pair, time, &["-c", "8", "-m", "2"], 100_000).await?,
+        Workload::B => h2load(place, pair.grpc, time, &["-c", "1", "-m", "1"], 100).await?,
+        Workload::R => h2load(place, pair.relay, time, &["-c", "1", "-m", "1"], 100).await?,
+        Workload::D => h2load(place, pair.grpc, time, &["-c", "8", "-m", "2"], 100_000).await?,
         Workload::C => wrk(place, pair, time).await?,
         Workload::Q => streams::paced(pair.grpc, time).await?,
         Workload::T => streams::ping_pong(pair.grpc, time, 1).await?,
@@ -130,7 +137,7 @@ pub(crate) fn message(length: u32) -> Vec<u8> {
 
 async fn h2load(
     place: &Place,
-    pair: &Pair,
+    address: SocketAddr,
     time: Duration,
     shape: &[&str],
     length: u32,
@@ -142,7 +149,7 @@ async fn h2load(
         command.extend(["-H".into(), header.into()]);
     }
     command.extend(shape.iter().map(|arg| (*arg).to_owned()));
-    command.push(format!("http://{}{UNARY}", pair.grpc));
+    command.push(format!("http://{address}{UNARY}"));
     let said = place.run(&command, time + GRACE).await?;
     // requests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout
     let line = said.lines().find_map(|line| line.strip_prefix("requests: "));

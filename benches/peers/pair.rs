@@ -35,6 +35,8 @@ pub(crate) struct Pair {
     /// Where gRPC goes in, and where plain HTTP does.
     pub(crate) grpc: SocketAddr,
     pub(crate) plain: SocketAddr,
+    /// Where whatever goes in comes out as it is, if it is ours.
+    pub(crate) relay: SocketAddr,
     /// Where the server's sidecar takes mutual TLS.
     pub(crate) inbound: SocketAddr,
     caller: Process,
@@ -163,6 +165,7 @@ impl Start<'_> {
             kind: self.kind,
             grpc,
             plain: grpc,
+            relay: grpc,
             inbound,
             caller: caller.context("both were started")?,
             server: server.context("both were started")?,
@@ -170,7 +173,7 @@ impl Start<'_> {
     }
 
     async fn outrigger(&self) -> Result<Pair> {
-        let apps = ["--app", "9090", "--app", "8080"].map(|arg| match arg {
+        let apps = ["--app", "9090", "--app", "8080", "--app", "9091"].map(|arg| match arg {
             "--app" => arg.to_owned(),
             port => format!("{port}={}", self.backend),
         });
@@ -182,17 +185,18 @@ impl Start<'_> {
             outrigger_routes(),
             WORKLOAD.replace("@PORT@", &inbound.port().to_string())
         );
-        let upstreams =
-            ["--upstream", "echo:9090=127.0.0.1:0", "--upstream", "echo:8080=127.0.0.1:0"];
-        let upstreams = upstreams.map(str::to_owned);
+        let upstreams = ["9090", "8080", "9091"]
+            .map(|port| ["--upstream".to_owned(), format!("echo:{port}=127.0.0.1:0")]);
+        let upstreams = upstreams.concat();
         let (caller, at) = self.sidecar("caller", "caller", &caller_yaml, &upstreams).await?;
         let upstream = |service: &str| {
             let all = &at["upstreams"];
             address(&all[service]).with_context(|| format!("{service} in {at}"))
         };
         let (grpc, plain) = (upstream("echo:9090")?, upstream("echo:8080")?);
+        let relay = upstream("echo:9091")?;
         let (name, kind) = (self.name.to_owned(), self.kind);
-        Ok(Pair { name, kind, grpc, plain, inbound, caller, server })
+        Ok(Pair { name, kind, grpc, plain, relay, inbound, caller, server })
     }
 
     async fn sidecar(
@@ -259,6 +263,7 @@ spec:
   ports:
     - {name: grpc, port: 9090, appProtocol: grpc}
     - {name: http, port: 8080, appProtocol: http}
+    - {name: relay, port: 9091, appProtocol: tcp}
 ---
 ";
 
