@@ -41,6 +41,8 @@ enum Command {
     Use {
         /// Its name
         name: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Add a context, or replace the one of that name
     Add(AddArgs),
@@ -73,12 +75,15 @@ struct AddArgs {
     /// The namespace meant when none is named [default: default]
     #[arg(short, long, value_name = "NAMESPACE", env = "OUTRIGGER_NAMESPACE")]
     namespace: Option<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let format = match &args.command {
-        Command::List { output } => output.format,
-        Command::Use { .. } | Command::Add(_) => Format::Table,
+        Command::List { output }
+        | Command::Use { output, .. }
+        | Command::Add(AddArgs { output, .. }) => output.format,
     };
     execute(args).map_err(|failure| failure.in_format(format))
 }
@@ -94,11 +99,11 @@ fn execute(args: Args) -> Result<ExitCode, Failure> {
         Command::List { output } => {
             output.format.print(|| list(&contexts), || list_json(&contexts))
         }
-        Command::Use { name } => {
+        Command::Use { name, output } => {
             contexts.choose_current(&name)?;
             contexts.save()?;
-            output::out(&format!("current context: {name}\n"))?;
-            Ok(ExitCode::SUCCESS)
+            let said = || format!("current context: {name}\n");
+            output.format.print(said, || list_json(&contexts))
         }
         Command::Add(args) => add(&mut contexts, args),
     }
@@ -124,8 +129,8 @@ fn add(contexts: &mut Contexts, args: AddArgs) -> Result<ExitCode, Failure> {
     Credential::load(&context)?;
     contexts.put(NamedContext { name: args.name.clone(), context });
     contexts.save()?;
-    output::out(&format!("context {} added to {}\n", args.name, contexts.path().display()))?;
-    Ok(ExitCode::SUCCESS)
+    let said = || format!("context {} added to {}\n", args.name, contexts.path().display());
+    args.output.format.print(said, || list_json(contexts))
 }
 
 fn list(contexts: &Contexts) -> String {

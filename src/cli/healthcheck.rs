@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::output::{self, Failure};
+use super::output::{Failure, Output};
 use crate::{app::admin::Address, task};
 
 /// Orchestrators ask every few seconds; a sidecar that takes longer is not ready.
@@ -56,10 +56,17 @@ pub(super) struct Args {
     /// Only whether it lives, not whether it is ready
     #[arg(long, env = "OUTRIGGER_LIVE")]
     live: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
-    let path = if args.live { "/live" } else { "/ready" };
+    let format = args.output.format;
+    check(args).await.map_err(|failure| failure.in_format(format))
+}
+
+async fn check(args: Args) -> Result<ExitCode, Failure> {
+    let (path, key) = if args.live { ("/live", "live") } else { ("/ready", "ready") };
     let (usual, hint) = match args.role {
         Role::Sidecar => (SIDECAR, "is a sidecar running here? --health names its listener"),
         Role::ControlPlane => {
@@ -75,8 +82,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if !ready {
         return Err(anyhow!("{address}: {}", text.trim()).into());
     }
-    output::out(&text)?;
-    Ok(ExitCode::SUCCESS)
+    args.output.format.print(|| text, || serde_json::json!({ "address": address, (key): true }))
 }
 
 /// Whether one of the sidecar's own listeners gives a good answer, and what it says.

@@ -244,8 +244,11 @@ impl State {
             }
             resources.extend(keyed(batch.put));
             resources.extend(keyed(batch.register));
-            world.stored = Arc::new(Shelf::new(resources));
             world.revision = revision;
+            world.stored = Arc::new(match &planned {
+                Some(planned) => planned.stored.again(resources),
+                None => Shelf::new(resources),
+            });
             if let Some(planned) = &planned {
                 world.is_as(planned);
             }

@@ -5,6 +5,7 @@
 //! A topic too many costs a look; one too few is a defect, and a property test looks for it.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -142,15 +143,24 @@ fn differences<'a>(
     after: &'a Shelf,
 ) -> Vec<(&'a ResourceKey, Option<&'a pb::Resource>, Option<&'a pb::Resource>)> {
     let mut found = Vec::new();
-    for (key, old) in &before.resources {
-        match after.resources.get(key) {
-            Some(new) if Arc::ptr_eq(old, new) => {}
-            new => found.push((key, Some(&**old), new.map(|new| &**new))),
+    let (mut olds, mut news) =
+        (before.resources.iter().peekable(), after.resources.iter().peekable());
+    loop {
+        let order = match (olds.peek(), news.peek()) {
+            (None, None) => return found,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let old = if order.is_le() { olds.next() } else { None };
+        let new = if order.is_ge() { news.next() } else { None };
+        match (old, new) {
+            (Some((_, old)), Some((_, new))) if Arc::ptr_eq(old, new) => {}
+            (Some((key, old)), new) => found.push((key, Some(&**old), new.map(|(_, new)| &**new))),
+            (None, Some((key, new))) => found.push((key, None, Some(&**new))),
+            (None, None) => {}
         }
     }
-    let added = after.resources.iter().filter(|(key, _)| !before.resources.contains_key(*key));
-    found.extend(added.map(|(key, new)| (key, None, Some(&**new))));
-    found
 }
 
 #[cfg(test)]

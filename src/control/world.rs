@@ -57,6 +57,12 @@ pub(crate) struct Checked {
 pub(crate) struct Shelf {
     /// All of them.
     pub resources: Resources,
+    index: Arc<Index>,
+}
+
+/// The answers. They say nothing of versions, so that two shelves may share them.
+#[derive(Debug, Default)]
+struct Index {
     /// Workloads by the service under which they are registered.
     workloads: HashMap<ServiceName, Vec<ResourceKey>>,
     /// Routes by parent service, policies by target.
@@ -72,20 +78,26 @@ pub(crate) struct Shelf {
 impl Shelf {
     /// Takes the resources and indexes them.
     pub(crate) fn new(resources: Resources) -> Self {
-        let mut shelf = Self::default();
+        let mut index = Index::default();
         for (key, resource) in &resources {
-            shelf.index(key, resource);
+            index.add(key, resource);
         }
-        shelf.resources = resources;
-        shelf
+        Self { resources, index: Arc::new(index) }
+    }
+
+    /// The same resources in other versions.
+    pub(crate) fn again(&self, resources: Resources) -> Self {
+        Self { resources, index: Arc::clone(&self.index) }
     }
 
     /// Namespaces in which there is anything.
     pub(super) fn namespaces(&self) -> &BTreeSet<String> {
-        &self.namespaces
+        &self.index.namespaces
     }
+}
 
-    fn index(&mut self, key: &ResourceKey, resource: &pb::Resource) {
+impl Index {
+    fn add(&mut self, key: &ResourceKey, resource: &pb::Resource) {
         if !key.namespace.is_empty() {
             self.namespaces.insert(key.namespace.clone());
         }
@@ -130,9 +142,8 @@ impl World {
     /// is worked out once for a world.
     pub(crate) fn problems(&self) -> Arc<Problems> {
         let check = || {
-            let all = self.all().map(|(key, resource)| (key.clone(), Arc::clone(resource)));
             let mut problems = Problems::new();
-            for problem in snapshot::check(&all.collect::<Resources>(), &self.trust_domain) {
+            for problem in snapshot::check(self.all(), &self.trust_domain) {
                 if let Some(key) = &problem.resource {
                     problems.entry(key.clone()).or_default().push(problem);
                 }
@@ -180,7 +191,7 @@ impl World {
     /// Whether the mesh has that service: a `Service`, or a workload registered under its name.
     pub(crate) fn has_service(&self, name: &ServiceName) -> bool {
         self.stored.resources.contains_key(&key::of_service(name))
-            || self.stored.workloads.contains_key(name)
+            || self.stored.index.workloads.contains_key(name)
             || self.live.has_service(name)
     }
 
@@ -188,18 +199,18 @@ impl World {
     pub(crate) fn services(&self) -> BTreeSet<ServiceName> {
         let written = self.stored.resources.keys().filter(|key| key::is(key, Kind::Service));
         let named = written.map(|key| ServiceName::new(&*key.name, &*key.namespace));
-        let registered = self.stored.workloads.keys().chain(self.live.services());
+        let registered = self.stored.index.workloads.keys().chain(self.live.services());
         named.chain(registered.cloned()).collect()
     }
 
     /// What is attached to a service or route: routes and policies of every namespace.
     pub(crate) fn attached(&self, target: &ResourceKey) -> &[ResourceKey] {
-        self.stored.attached.get(target).map_or(&[], Vec::as_slice)
+        self.stored.index.attached.get(target).map_or(&[], Vec::as_slice)
     }
 
     /// Authorization policies that hold for a whole namespace.
     pub(crate) fn namespace_policies(&self, namespace: &str) -> &[ResourceKey] {
-        self.stored.of_namespace.get(namespace).map_or(&[], Vec::as_slice)
+        self.stored.index.of_namespace.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// The workloads that serve a service: by its selector, or those registered under its name.
@@ -208,7 +219,7 @@ impl World {
             self.stored.resources.get(&key::of_service(service)).and_then(|it| refs::selector(it));
         let Some(selector) = selector else {
             let mut keys: Vec<_> = self.live.of(service).cloned().collect();
-            keys.extend(self.stored.workloads.get(service).into_iter().flatten().cloned());
+            keys.extend(self.stored.index.workloads.get(service).into_iter().flatten().cloned());
             keys.sort();
             keys.dedup();
             return keys;
@@ -230,7 +241,7 @@ impl World {
         labels: &HashMap<String, String>,
     ) -> Vec<ServiceName> {
         let mut found = vec![service.clone()];
-        let selecting = self.stored.selecting.get(&service.namespace);
+        let selecting = self.stored.index.selecting.get(&service.namespace);
         for key in selecting.into_iter().flatten() {
             let selector = self.stored.resources.get(key).and_then(|it| refs::selector(it));
             let name = ServiceName::new(&key.name, &key.namespace);
@@ -243,12 +254,12 @@ impl World {
 
     /// The services of a namespace that have a selector.
     pub(crate) fn selecting(&self, namespace: &str) -> &[ResourceKey] {
-        self.stored.selecting.get(namespace).map_or(&[], Vec::as_slice)
+        self.stored.index.selecting.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// Every namespace in which there is anything.
     pub(crate) fn namespaces(&self) -> BTreeSet<String> {
-        self.stored.namespaces.iter().chain(self.live.namespaces()).cloned().collect()
+        self.stored.index.namespaces.iter().chain(self.live.namespaces()).cloned().collect()
     }
 }
 

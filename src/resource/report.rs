@@ -33,8 +33,14 @@ impl Report {
 
     /// Reads a field.
     pub(super) fn field<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> T {
-        let dot = if self.path.is_empty() { "" } else { "." };
-        self.within(format_args!("{dot}{name}"), read)
+        let length = self.path.len();
+        if length > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+        let parsed = read(self);
+        self.path.truncate(length);
+        parsed
     }
 
     /// Reads the entry of a map.

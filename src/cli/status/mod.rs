@@ -60,13 +60,19 @@ async fn show(args: Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let clear = if output::is_terminal() { CLEAR } else { "" };
+    let mut shown = false;
     loop {
+        // A control plane that is away for a moment ends no watch; programs read pictures alone.
         let text = match picture(&args, &connected).await {
             Ok(text) => text,
-            // A control plane that is away for a moment ends no watch of a person.
             Err(failure) if output::is_terminal() => format!("{}\n", failure.message()),
+            Err(failure) if shown => {
+                output::note(&format!("{}\n", failure.message()));
+                String::new()
+            }
             Err(failure) => return Err(failure),
         };
+        shown = true;
         if !output::out_to_reader(&format!("{clear}{text}"))? {
             return Ok(ExitCode::SUCCESS);
         }

@@ -57,8 +57,8 @@ pub struct Context {
 
 /// What is wrong with these resources together when they are all that there are, whoever runs them:
 /// what [`compile`] says, as callers in every namespace see it. Each problem has its resource.
-pub fn check(
-    resources: &BTreeMap<ResourceKey, Arc<pb::Resource>>,
+pub fn check<'a>(
+    resources: impl IntoIterator<Item = (&'a ResourceKey, &'a Arc<pb::Resource>)>,
     trust_domain: &str,
 ) -> Vec<Problem> {
     let context = Context {

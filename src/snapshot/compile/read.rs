@@ -85,8 +85,9 @@ enum Form {
 }
 
 impl Read {
-    pub(super) fn new(
-        resources: &BTreeMap<ResourceKey, Arc<pb::Resource>>,
+    /// Reads resources in the order of their keys.
+    pub(super) fn new<'a>(
+        resources: impl IntoIterator<Item = (&'a ResourceKey, &'a Arc<pb::Resource>)>,
         last_good: Option<&Snapshot>,
         context: &Context,
         problems: &mut Vec<Problem>,
