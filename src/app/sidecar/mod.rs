@@ -10,6 +10,7 @@
 //! That is for the mesh to know and not for whoever starts the sidecar: one that serves says so, so
 //! that an application may be started after it.
 
+mod ending;
 mod files;
 mod flags;
 mod options;
@@ -95,6 +96,7 @@ impl Sidecar {
         start::checks(&options, &state, application, &mut tasks);
         match own {
             Some(identity) => {
+                tasks.spawn("certificate's end", ending::tell(Arc::clone(&identity)));
                 Box::pin(start::files(options, &state, identity, &mut addresses)).await?;
             }
             None => Box::pin(start::live(options, &state, &mut addresses, &mut tasks)).await?,
