@@ -25,7 +25,7 @@ fn head(fields: &[(&str, &str)]) -> HeaderBlock {
     fields.iter().copied().collect()
 }
 
-fn request() -> HeaderBlock {
+pub(super) fn request() -> HeaderBlock {
     head(&[(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")])
 }
 
@@ -184,7 +184,7 @@ fn hear(core: &mut Connection, bytes: &[u8], now: Instant) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "some instant to count from")]
-fn start() -> Instant {
+pub(super) fn start() -> Instant {
     Instant::now()
 }
 
@@ -193,8 +193,9 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::{check, check_calls};
+    use crate::http2::agree;
 
-    fn run(corpus: &str, check: fn(&[u8])) {
+    fn run(corpus: &str, mut check: impl FnMut(&[u8])) {
         let corpus = format!("{}/fuzz/corpus/{corpus}", env!("CARGO_MANIFEST_DIR"));
         let mut inputs = 0;
         for entry in std::fs::read_dir(corpus).expect("the corpus is there") {
@@ -209,6 +210,13 @@ mod tests {
     fn the_fuzzers_inputs_pass() {
         run("http2", check);
         run("http2_calls", check_calls);
+    }
+
+    #[test]
+    fn h2_reads_the_same_out_of_the_fuzzers_inputs() {
+        let mut read_by_both = 0;
+        run("http2", |data| read_by_both += agree(data));
+        assert!(read_by_both >= 30, "{read_by_both} messages");
     }
 
     proptest! {

@@ -22,7 +22,10 @@
 //! | `validate` | which header sections are well-formed |
 //! | `budget` | what a peer may do that is no work |
 //! | `check`, `invariants` | what must hold of any bytes and after any call, for fuzzers and tests |
+//! | `agree` | the same messages as the `h2` crate reads, for the same |
 
+#[cfg(any(test, fuzzing))]
+mod agree;
 mod budget;
 mod cancel;
 mod check;
@@ -45,6 +48,8 @@ mod validate;
 
 use std::{collections::VecDeque, time::Instant};
 
+#[cfg(any(test, fuzzing))]
+pub use agree::agree;
 pub use check::{check, check_calls};
 pub use config::Config;
 pub use send::OpenError;

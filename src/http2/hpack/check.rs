@@ -73,7 +73,7 @@ impl Far {
 }
 
 /// The fields by name; those of one name in order.
-fn by_name(head: &HeaderBlock) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(in crate::http2) fn by_name(head: &HeaderBlock) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut fields: Vec<_> =
         head.iter().map(|field| (field.name.to_ascii_lowercase(), field.value.to_vec())).collect();
     fields.sort_by(|one, other| one.0.cmp(&other.0));

@@ -24,6 +24,8 @@ mod valid;
 mod wire;
 
 #[cfg(any(test, fuzzing))]
+pub(super) use check::by_name;
+#[cfg(any(test, fuzzing))]
 pub use check::check;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
