@@ -35,8 +35,9 @@ use crate::{
 const ROLLOUTS_MAX: usize = 64;
 /// Writes whose times are remembered, to be put beside the times at which calls began to fail.
 const WRITES_MAX: usize = 50;
-/// Sidecars that come again in one second after a restart of the control plane.
-const RECONNECTIONS_PER_SECOND: u32 = 120;
+/// Sidecars that come again in one second after a restart of the control plane, on average: each
+/// chooses its moment by chance, and no second is to see more than 150.
+const RECONNECTIONS_PER_SECOND: u32 = 110;
 /// The longest time over which they are spread.
 const SPREAD_MAX: Duration = Duration::from_secs(60);
 /// Windows kept, of connected sidecars and lately gone ones.
