@@ -95,3 +95,30 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::Interrupted
     ) || codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::TcpStream;
+
+    use super::{accept, listen};
+    use crate::net::options::{
+        KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, UNACKNOWLEDGED_MAX,
+    };
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_the_options_of_its_listener() {
+        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let to = listener.local_addr().expect("bound");
+        let (dialled, accepted) = tokio::join!(TcpStream::connect(to), accept(&listener));
+        let (_open, (stream, _)) = (dialled.expect("connected"), accepted.expect("accepted"));
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().expect("open"));
+        assert!(socket.keepalive().expect("open"));
+        assert_eq!(socket.tcp_keepalive_time().expect("open"), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().expect("open"), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().expect("open"), KEEPALIVE_PROBES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().expect("open"), Some(UNACKNOWLEDGED_MAX));
+    }
+}
